@@ -1,0 +1,233 @@
+//! The rows: which load, who runs where, which baseline, and what must be reached.
+
+use crate::client::{Arrivals, Load, Report};
+
+/// One load, measured on every variant.
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) shape: Shape,
+    pub(crate) placement: Placement,
+    /// `--workers` of the daemon.
+    pub(crate) workers: usize,
+    /// What the daemon must be told besides; the same for every variant of it.
+    pub(crate) maitred_args: &'static [&'static str],
+    /// Loops of each bare server that serves as a baseline.
+    pub(crate) bare_threads: &'static [usize],
+    /// Rounds go on until the ratio of this one is known.
+    pub(crate) headline: Metric,
+    pub(crate) goals: &'static [(Metric, Goal)],
+    /// Shown beside the goals.
+    pub(crate) beside: &'static [Metric],
+    /// Tails need more rounds than a mean does.
+    pub(crate) least_rounds: usize,
+}
+
+pub(crate) enum Shape {
+    Load(Load),
+    Idle { connections: usize },
+}
+
+const fn closed(connections: usize, size_bytes: usize, depth: usize) -> Shape {
+    Shape::Load(Load { connections, size_bytes, arrivals: Arrivals::Closed { depth } })
+}
+
+const fn open(connections: usize, size_bytes: usize, rate_per_s: f64) -> Shape {
+    Shape::Load(Load { connections, size_bytes, arrivals: Arrivals::Open { rate_per_s } })
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Placement {
+    /// The server on one CPU, the load on another.
+    Split,
+    /// Nobody is pinned.
+    Free,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Goal {
+    /// Of the ratio to the better baseline.
+    AtMost(f64),
+    AtLeast(f64),
+    /// Of the value itself.
+    ValueAtMost(f64),
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Metric {
+    CpuPerRequest,
+    CpuPerKib,
+    Throughput,
+    P50,
+    P90,
+    P99,
+    P99_9,
+    Switches,
+    RunDelay,
+    IdleBytes,
+}
+
+use Metric::{CpuPerKib, CpuPerRequest, IdleBytes, P50, P90, P99, P99_9, RunDelay, Switches, Throughput};
+
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        name: "one-core",
+        shape: closed(64, 64, 1),
+        placement: Placement::Split,
+        workers: 1,
+        maitred_args: &[],
+        bare_threads: &[1],
+        headline: CpuPerRequest,
+        goals: &[(CpuPerRequest, Goal::AtMost(1.05))],
+        beside: &[Throughput, P50, P99, Switches],
+        least_rounds: 6,
+    },
+    Row {
+        name: "one-core-depth16",
+        shape: closed(64, 64, 16),
+        placement: Placement::Split,
+        workers: 1,
+        maitred_args: &[],
+        bare_threads: &[1],
+        headline: CpuPerRequest,
+        goals: &[(CpuPerRequest, Goal::AtMost(1.05))],
+        beside: &[Throughput, P50, P99, Switches],
+        least_rounds: 6,
+    },
+    Row {
+        name: "many",
+        shape: closed(256, 64, 1),
+        placement: Placement::Free,
+        workers: 2,
+        maitred_args: &[],
+        bare_threads: &[1, 2],
+        headline: Throughput,
+        goals: &[(Throughput, Goal::AtLeast(1.0)), (P99, Goal::AtMost(1.0))],
+        beside: &[CpuPerRequest, P50, P99_9, Switches, RunDelay],
+        least_rounds: 6,
+    },
+    Row {
+        name: "open-88k",
+        shape: open(64, 64, 88_000.0),
+        placement: Placement::Free,
+        workers: 2,
+        maitred_args: &[],
+        bare_threads: &[2],
+        headline: CpuPerRequest,
+        goals: &[
+            (P50, Goal::AtMost(1.1)),
+            (P90, Goal::AtMost(1.1)),
+            (P99, Goal::AtMost(1.0)),
+            (CpuPerRequest, Goal::AtMost(1.10)),
+        ],
+        beside: &[P99_9, Throughput, Switches, RunDelay],
+        least_rounds: 20,
+    },
+    Row {
+        name: "open-40k",
+        shape: open(64, 64, 40_000.0),
+        placement: Placement::Free,
+        workers: 2,
+        maitred_args: &[],
+        bare_threads: &[2],
+        headline: CpuPerRequest,
+        goals: &[(P99, Goal::AtMost(0.9)), (CpuPerRequest, Goal::AtMost(1.15))],
+        beside: &[P50, P90, P99_9, Throughput, Switches, RunDelay],
+        least_rounds: 6,
+    },
+    Row {
+        name: "one-connection",
+        shape: closed(1, 64, 1),
+        placement: Placement::Free,
+        workers: 2,
+        maitred_args: &[],
+        bare_threads: &[1, 2],
+        headline: P50,
+        goals: &[(P50, Goal::AtMost(1.05)), (CpuPerRequest, Goal::AtMost(1.3))],
+        beside: &[Throughput, P99, Switches],
+        least_rounds: 6,
+    },
+    Row {
+        name: "bulk",
+        shape: closed(8, 64 << 10, 1),
+        placement: Placement::Split,
+        workers: 1,
+        maitred_args: &["--ring", "64KiB"],
+        bare_threads: &[1],
+        headline: CpuPerKib,
+        goals: &[(CpuPerKib, Goal::AtMost(1.05))],
+        beside: &[Throughput, P50, P99, Switches],
+        least_rounds: 6,
+    },
+    Row {
+        name: "idle-10k",
+        shape: Shape::Idle { connections: 10_000 },
+        placement: Placement::Free,
+        workers: 2,
+        maitred_args: &["--max-connections", "10100"],
+        bare_threads: &[1],
+        headline: IdleBytes,
+        goals: &[(IdleBytes, Goal::ValueAtMost(256.0))],
+        beside: &[],
+        least_rounds: 1,
+    },
+];
+
+impl Row {
+    pub(crate) fn summary(&self) -> String {
+        let load = match self.shape {
+            Shape::Load(Load { connections, size_bytes, arrivals }) => match arrivals {
+                Arrivals::Closed { depth } => {
+                    format!("{connections} connections x {size_bytes} B, {depth} in flight on each")
+                }
+                Arrivals::Open { rate_per_s } => {
+                    format!("{connections} connections x {size_bytes} B, Poisson {rate_per_s}/s")
+                }
+            },
+            Shape::Idle { connections } => format!("{connections} idle connections"),
+        };
+        format!("{load}; workers: {}", self.workers)
+    }
+
+    pub(crate) fn is_open_loop(&self) -> bool {
+        matches!(self.shape, Shape::Load(Load { arrivals: Arrivals::Open { .. }, .. }))
+    }
+}
+
+impl Metric {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            CpuPerRequest => "CPU ns/request",
+            CpuPerKib => "CPU ns/KiB",
+            Throughput => "requests/s",
+            P50 => "p50 ns",
+            P90 => "p90 ns",
+            P99 => "p99 ns",
+            P99_9 => "p99.9 ns",
+            Switches => "switches/request",
+            RunDelay => "run delay ns/request",
+            IdleBytes => "bytes/connection",
+        }
+    }
+
+    pub(crate) fn of(self, report: &Report) -> Option<f64> {
+        let server = report.server.as_ref();
+        match self {
+            CpuPerRequest => server.map(|server| server.cpu_ns_per_request),
+            CpuPerKib => server.map(|server| server.cpu_ns_per_kib),
+            Throughput => Some(report.requests_per_s),
+            P50 => Some(report.latency_ns.p50 as f64),
+            P90 => Some(report.latency_ns.p90 as f64),
+            P99 => Some(report.latency_ns.p99 as f64),
+            P99_9 => Some(report.latency_ns.p99_9 as f64),
+            Switches => {
+                server.map(|server| server.voluntary_switches_per_request + server.involuntary_switches_per_request)
+            }
+            RunDelay => server.map(|server| server.run_delay_ns_per_request),
+            IdleBytes => None,
+        }
+    }
+
+    pub(crate) fn higher_is_better(self) -> bool {
+        self == Throughput
+    }
+}

@@ -1,0 +1,330 @@
+//! [`Args`]: what the user typed, one field per flag, with its help text.
+//!
+//! Values stay text here: `config.rs` gives a flag the same meaning as the key of the file, and one error for both.
+//! What a flag does when it is left out comes from there as well. Read next: [`Config`](crate::config::Config).
+
+use std::path::PathBuf;
+
+use clap::{Args as Arguments, CommandFactory, Parser, Subcommand};
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, roman};
+
+use crate::config::{self, default_of};
+use crate::service::SERVICES;
+
+/// A command line that clap has let through.
+#[derive(Parser, Debug)]
+#[command(
+    name = "maitred",
+    version,
+    about = "A network daemon: one poller, a bounded service queue, a worker pool as large as the machine",
+    after_help = EXIT_CODES,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    infer_long_args = false,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the daemon
+    #[command(after_help = serve_notes())]
+    Serve(ServeArgs),
+    /// Read a configuration and print the effective one as TOML; binds nothing
+    #[command(after_help = EXIT_CODES)]
+    Check(ServeArgs),
+    /// Print the completions for a shell
+    Completions {
+        /// The shell that will read them
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page: maitred man | man -l -
+    Man,
+}
+
+/// The flags of `serve`, which `check` takes as well. None stands for a flag that was not given.
+#[derive(Arguments, Clone, Debug, Default)]
+pub struct ServeArgs {
+    /// Read settings from this TOML file; flags override it
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+
+    /// Where a service listens, as SERVICE=SCHEME://IP:PORT[?key=value&…]; repeatable
+    #[arg(long, value_name = "LISTENER", help = listen_help())]
+    pub listen: Vec<String>,
+
+    /// What runs the sessions
+    #[arg(long, value_name = "NAME", help = with_default("Engine that runs the sessions", config::ENGINE))]
+    pub engine: Option<String>,
+
+    /// Threads that run turns
+    #[arg(long, value_name = "N|auto", help_heading = SCHEDULING,
+        help = with_default("Threads that serve sessions; auto: the cores that the process may use", "auto"))]
+    pub workers: Option<String>,
+
+    /// Capacity of the service queue
+    #[arg(long, value_name = "N", help_heading = SCHEDULING,
+        help = help("queue", "Capacity of the service queue, in sessions; the poller waits while it is full"))]
+    pub queue: Option<String>,
+
+    /// When a parked poller polls again
+    #[arg(long, value_name = "auto|N|off", help_heading = SCHEDULING,
+        help = help("low_water", "When a parked poller polls again: at N sessions left in the queue; off: it never \
+            parks"))]
+    pub low_water: Option<String>,
+
+    /// Whom the poller wakes
+    #[arg(long, value_name = "auto|each|DURATION", help_heading = SCHEDULING,
+        help = help("wake", "Whom the poller wakes; each: a worker per ready session; DURATION: one more worker when \
+            more work than that is queued"))]
+    pub wake: Option<String>,
+
+    /// Ready sessions per call to the kernel
+    #[arg(long, value_name = "N", help_heading = SCHEDULING,
+        help = help("batch", "Ready sessions that the poller takes from the kernel in one call"))]
+    pub batch: Option<String>,
+
+    /// How long an idle worker spins
+    #[arg(long, value_name = "DURATION", help_heading = SCHEDULING,
+        help = help("spin", "How long an idle worker looks at the queue before it parks"))]
+    pub spin: Option<String>,
+
+    /// Bytes per turn
+    #[arg(long, value_name = "SIZE", help_heading = SCHEDULING,
+        help = help("budget", "Bytes that a session may move before the others get their turn"))]
+    pub budget: Option<String>,
+
+    /// How readiness is asked for
+    #[arg(long, value_name = "edge|oneshot", help_heading = SCHEDULING, value_parser = ["edge", "oneshot"],
+        hide_possible_values = true,
+        help = help("rearm", "How the kernel is asked for readiness; oneshot arms each session again after each turn"))]
+    pub rearm: Option<String>,
+
+    /// Whether the poller serves
+    #[arg(long, value_name = "on|off", help_heading = SCHEDULING, value_parser = ["on", "off"],
+        hide_possible_values = true,
+        help = help("assist", "Whether the poller may serve a brief session itself when no worker is awake"))]
+    pub assist: Option<String>,
+
+    /// Whether workers are pinned
+    #[arg(long, value_name = "on|off", help_heading = SCHEDULING, value_parser = ["on", "off"],
+        hide_possible_values = true, num_args = 0..=1, require_equals = true, default_missing_value = "on",
+        help = help("pin", "Pin each worker to a core of its own; --pin=off overrides the file"))]
+    pub pin: Option<String>,
+
+    /// Size of a ring
+    #[arg(long, value_name = "SIZE", help_heading = LIMITS,
+        help = help("ring", "Size of a session's buffer, leased while bytes are in flight"))]
+    pub ring: Option<String>,
+
+    /// Memory of all rings
+    #[arg(long, value_name = "SIZE", help_heading = LIMITS,
+        help = help("max_buffers", "Memory of all leased buffers together"))]
+    pub max_buffers: Option<String>,
+
+    /// Sessions open at once
+    #[arg(long, value_name = "N", help_heading = LIMITS,
+        help = help("max_connections", "Sessions open at once; lowered, with a warning, to what the process may open"))]
+    pub max_connections: Option<String>,
+
+    /// Silence that ends a session
+    #[arg(long, value_name = "DURATION|off", help_heading = LIMITS,
+        help = help("idle_timeout", "Silence in both directions that ends a session"))]
+    pub idle_timeout: Option<String>,
+
+    /// Stalled sending that ends a session
+    #[arg(long, value_name = "DURATION", help_heading = LIMITS,
+        help = help("write_timeout", "How long a peer may take none of the bytes that it is owed"))]
+    pub write_timeout: Option<String>,
+
+    /// Longest drain
+    #[arg(long, value_name = "DURATION", help_heading = LIMITS,
+        help = help("drain_timeout", "How long SIGTERM and SIGINT wait for sessions to end; a second signal does not"))]
+    pub drain_timeout: Option<String>,
+
+    /// Summary at exit
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT, value_hint = clap::ValueHint::FilePath,
+        help = "Write the counters to this file as JSON at exit; the readable form goes to stderr, also on SIGUSR1")]
+    pub summary: Option<String>,
+
+    /// Stage times
+    #[arg(long, value_name = "on|off", help_heading = OUTPUT, value_parser = ["on", "off"],
+        hide_possible_values = true,
+        help = help("stages", "Measure the time between ready seen, taken and done, for the summary"))]
+    pub stages: Option<String>,
+}
+
+const SCHEDULING: &str = "Scheduling";
+const LIMITS: &str = "Limits";
+const OUTPUT: &str = "Output";
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed while running, 2 wrong usage, 78 wrong configuration file.";
+
+impl ServeArgs {
+    /// The settings that were given, by the names that they have in the file, with what was typed.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let all = [
+            ("engine", &self.engine),
+            ("workers", &self.workers),
+            ("queue", &self.queue),
+            ("low_water", &self.low_water),
+            ("wake", &self.wake),
+            ("batch", &self.batch),
+            ("spin", &self.spin),
+            ("budget", &self.budget),
+            ("ring", &self.ring),
+            ("rearm", &self.rearm),
+            ("assist", &self.assist),
+            ("pin", &self.pin),
+            ("max_buffers", &self.max_buffers),
+            ("max_connections", &self.max_connections),
+            ("idle_timeout", &self.idle_timeout),
+            ("write_timeout", &self.write_timeout),
+            ("drain_timeout", &self.drain_timeout),
+            ("summary", &self.summary),
+            ("stages", &self.stages),
+        ];
+        all.into_iter().filter_map(|(name, value)| value.as_deref().map(|text| (name, text)))
+    }
+}
+
+/// The completions of all commands and flags for `shell`.
+pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "maitred", &mut text);
+    text
+}
+
+/// The manual page: one for the program and all its commands.
+pub fn man() -> Vec<u8> {
+    let mut command = Args::command();
+    command.build();
+    let mut page = Vec::new();
+    render_man(&command, &mut page).expect("memory takes everything");
+    page
+}
+
+fn render_man(command: &clap::Command, page: &mut Vec<u8>) -> std::io::Result<()> {
+    let program = Man::new(command.clone()).manual("maitred");
+    program.render_title(page)?;
+    program.render_name_section(page)?;
+    program.render_synopsis_section(page)?;
+    for command in command.get_subcommands() {
+        let name = format!("maitred {}", command.get_name());
+        let mut section = Roff::default();
+        section.control("SH", [name.to_uppercase().as_str()]);
+        section.text([roman(command.get_about().map(ToString::to_string).unwrap_or_default() + ".")]);
+        let mut options = Vec::new();
+        if command.get_name() == "check" {
+            section.text([roman("Takes the options of maitred serve.")]);
+        } else {
+            Man::new(command.clone().mut_arg("help", |help| help.hide(true))).render_options_section(&mut options)?;
+        }
+        section.to_writer(page)?;
+        // One page for all commands: what would be sections of theirs are parts of the command's section here.
+        page.extend(String::from_utf8_lossy(&options).replace(".SH ", ".SS ").into_bytes());
+    }
+    let mut notes = Roff::default();
+    notes.control("SH", ["NOTES"]).control("nf", []);
+    for line in serve_notes().lines() {
+        notes.text([roman(line)]);
+    }
+    notes.control("fi", []);
+    notes.to_writer(page)
+}
+
+fn help(setting: &str, text: &str) -> String {
+    with_default(text, &default_of(setting))
+}
+
+fn with_default(text: &str, default: &str) -> String {
+    format!("{text} [default: {default}]")
+}
+
+fn listen_help() -> String {
+    "Listen as SERVICE=SCHEME://IP:PORT[?key=value&…]; repeatable, replaces the default listeners below; port 0 lets \
+     the system choose"
+        .to_owned()
+}
+
+/// The services and where they listen by default, from the registry, and how quantities and signals work.
+fn serve_notes() -> String {
+    let mut notes = "Services:\n".to_owned();
+    for entry in SERVICES {
+        let ports = entry.default_listeners.iter().map(|(scheme, port)| format!("{scheme}://127.0.0.1:{port}"));
+        let ports = ports.collect::<Vec<_>>().join(" ");
+        notes.push_str(&format!("  {:10} {}\n  {:10} default listeners: {ports}\n", entry.name, entry.about, ""));
+        for (key, expected) in entry.parameters {
+            notes.push_str(&format!("  {:10} ?{key}={expected}\n", ""));
+        }
+    }
+    notes.push_str(
+        "\n\
+         Durations are written 250us, 10ms, 5s, 1m; sizes 64, 16KiB, 1MiB.\n\
+         \n\
+         In the file every flag has the same name with underscores, as in\n\
+         idle_timeout = \"60s\"; listeners are [[listen]] tables with service, scheme\n\
+         and address. `maitred check` prints such a file.\n\
+         \n\
+         stdout carries a line `listening SERVICE SCHEME://IP:PORT` per listener, then\n\
+         `ready`. The log goes to stderr; MAITRED_LOG sets its level: error, warn,\n\
+         info (default), debug, trace.\n\
+         \n\
+         SIGTERM, SIGINT  drain and exit; the second time at once\n\
+         SIGHUP           read the file again\n\
+         SIGUSR1          write the summary to stderr\n\
+         \n",
+    );
+    notes.push_str(EXIT_CODES);
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn clap_finds_no_fault_with_the_definition() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_setting_is_a_flag_and_every_flag_is_given_by_its_name() {
+        let command = Args::command();
+        let serve = command.find_subcommand("serve").expect("serve is a command");
+        let mut line = vec!["maitred".to_owned(), "serve".to_owned()];
+        let mut flags = BTreeSet::new();
+        for flag in serve.get_arguments().filter_map(|argument| argument.get_long()) {
+            if ["config", "listen", "help"].contains(&flag) {
+                continue;
+            }
+            flags.insert(flag.replace('-', "_"));
+            let switch = ["assist", "stages", "pin"].contains(&flag);
+            let value = if switch {
+                "off"
+            } else if flag == "rearm" {
+                "edge"
+            } else {
+                flag
+            };
+            line.push(format!("--{flag}={value}"));
+        }
+        let Command::Serve(args) = Args::try_parse_from(line).expect("every flag takes a text").command else {
+            panic!("serve was asked for");
+        };
+        let given: BTreeSet<String> = args.given().map(|(name, _)| name.to_owned()).collect();
+        assert_eq!(given, flags);
+        let others = ["engine", "summary"].into_iter();
+        let settings: BTreeSet<String> = config::setting_names().chain(others).map(str::to_owned).collect();
+        assert_eq!(given, settings);
+    }
+}

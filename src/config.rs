@@ -1,0 +1,293 @@
+//! [`Config`]: what the program runs with. All limits and units; checked once, then read-only.
+//!
+//! Made by [`Config::resolve`] from defaults, then the file, then the flags, each overriding the one before. Nothing
+//! here binds, opens or changes anything but to read the file. What the machine allows (descriptors, cores to pin to)
+//! is not checked here: that is for whoever runs with it.
+//!
+//! Invariants: *in-range*: every number lies in the range that its row in `config/keys.rs` names. *printed-reads-back*:
+//! [`Config::to_toml`] is a file that resolves to the same configuration.
+//!
+//! Read next: `config/settings.rs`, the limits with their defaults; `config/keys.rs`, one row per setting.
+
+mod file;
+mod keys;
+mod listen;
+mod settings;
+mod units;
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use self::file::File;
+use self::keys::{KEYS, Key, Unfit};
+use self::listen::{Asked, Field};
+use crate::cli::ServeArgs;
+use crate::error::Error;
+use crate::session::buffer::Leases;
+use crate::session::handler::Service;
+
+pub use self::settings::*;
+pub use self::units::{parse_duration, parse_size, show_duration, show_size};
+
+/// The engine when nobody names one: the one that the project is about.
+pub const ENGINE: &str = "pool";
+
+/// What the program runs with.
+pub struct Config {
+    /// Read by `serve`, which starts it: a name from the list that [`Config::resolve`] was given. Default [`ENGINE`].
+    pub engine: &'static str,
+    /// Read by the engine, which binds them, in this order. Never empty; no two have the same address, unless the
+    /// system chooses the port. Default: what the service registry names, on loopback.
+    pub listeners: Vec<Listener>,
+    /// Read by the engine.
+    pub settings: Settings,
+    /// Read by `serve` at exit: where the summary is written as JSON. Default: nowhere.
+    pub summary_path: Option<PathBuf>,
+    /// Read by log lines of a reload: the file this came from. Default: none, and a reload changes nothing.
+    pub config_path: Option<PathBuf>,
+}
+
+/// One address, and the service that answers there.
+#[derive(Clone)]
+pub struct Listener {
+    /// Name of the service in the registry.
+    pub service_name: &'static str,
+    /// How the address is reached.
+    pub scheme: Scheme,
+    /// Where to listen. Port 0 lets the system choose.
+    pub address: SocketAddr,
+    /// The service's parameters as they were given, a repeated one several times.
+    pub parameters: Vec<(String, String)>,
+    /// The service with these parameters; opens a session's handler.
+    pub service: Arc<dyn Service>,
+    /// Whether the idle timeout spares its sessions, because silence is their normal state.
+    pub idle_exempt: bool,
+    /// Whether somebody named this listener; false for the defaults.
+    pub asked_for: bool,
+}
+
+/// How a listener is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// Streams over TCP.
+    Tcp,
+    /// Datagrams over UDP.
+    Udp,
+    /// Streams over a socket in the file system.
+    Unix,
+}
+
+/// An engine as the configuration needs to know it.
+pub struct EngineInfo {
+    /// What the user types: `--engine NAME`.
+    pub name: &'static str,
+    /// One line for people.
+    pub about: &'static str,
+    /// Whether it carries this service on this scheme; if not, why.
+    pub carries: fn(service: &str, scheme: Scheme) -> Result<(), &'static str>,
+}
+
+impl Config {
+    /// The configuration that these flags and the file they name amount to. Called again, with the same flags, to
+    /// reload.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, as [`Error::Usage`] for a flag and [`Error::Configuration`] for the file.
+    pub fn resolve(args: &ServeArgs, engines: &'static [EngineInfo]) -> Result<Config, Error> {
+        let path = args.config.as_deref();
+        let file = path.map(file::read).transpose()?.unwrap_or(File { fields: Vec::new(), listen: None });
+        let flags = args.given().map(|(key, text)| Field { key: key.to_owned(), text: text.to_owned(), line: None });
+        let fields = Fields { path, given: file.fields.into_iter().chain(flags).collect() };
+        let engine = fields.engine(engines)?;
+        let settings = fields.settings()?;
+        let summary_path = fields.last("summary").map(|field| match field.text.as_str() {
+            "" => Err(fields.error(field, Unfit::new("the path is empty", "the path of a file"))),
+            text => Ok(PathBuf::from(text)),
+        });
+        let flags = args.listen.iter().map(|text| Asked::from_flag(text)).collect::<Result<Vec<_>, _>>()?;
+        let listeners = match (flags.as_slice(), &file.listen) {
+            ([], None) => listen::defaults(engine)?,
+            ([], Some(tables)) => build_listeners(tables, engine, path)?,
+            (flags, _) => build_listeners(flags, engine, None)?,
+        };
+        Ok(Config {
+            engine: engine.name,
+            listeners,
+            settings,
+            summary_path: summary_path.transpose()?,
+            config_path: path.map(Path::to_owned),
+        })
+    }
+
+    /// The effective configuration as TOML, which `--config` takes again.
+    pub fn to_toml(&self) -> String {
+        let mut text = String::new();
+        let mut line = |key: &str, value: toml::Value| {
+            writeln!(text, "{key} = {value}").expect("a string takes everything");
+        };
+        line("engine", self.engine.into());
+        if let Some(path) = &self.summary_path {
+            line("summary", path.to_string_lossy().into_owned().into());
+        }
+        for key in KEYS {
+            line(key.name, key.to_toml(&self.settings));
+        }
+        for listener in &self.listeners {
+            text.push('\n');
+            text.push_str(&listener.to_toml());
+        }
+        text
+    }
+}
+
+/// The keys whose values differ between the two configurations and that a running daemon cannot change.
+pub fn changes_needing_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let mut changed = Vec::new();
+    if old.engine != new.engine {
+        changed.push("engine");
+    }
+    if old.summary_path != new.summary_path {
+        changed.push("summary");
+    }
+    let differs = |key: &&Key| !key.live && (key.value)(&old.settings) != (key.value)(&new.settings);
+    changed.extend(KEYS.iter().filter(differs).map(|key| key.name));
+    if !old.listeners.iter().map(Listener::to_toml).eq(new.listeners.iter().map(Listener::to_toml)) {
+        changed.push("listen");
+    }
+    changed
+}
+
+/// The default of a setting, as its flag takes it, for the help text.
+///
+/// # Panics
+/// There is no setting of this name: a bug in the help text.
+pub fn default_of(name: &str) -> String {
+    let key = keys::find(name).unwrap_or_else(|| panic!("{name} is a setting"));
+    key.show(&Settings::default())
+}
+
+/// The names of all settings, as the file has them.
+#[cfg(test)]
+pub(crate) fn setting_names() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().map(|key| key.name)
+}
+
+/// Everything that was given, the later overriding the earlier, with where it was given.
+struct Fields<'a> {
+    path: Option<&'a Path>,
+    given: Vec<Field>,
+}
+
+impl Fields<'_> {
+    fn engine(&self, engines: &'static [EngineInfo]) -> Result<&'static EngineInfo, Error> {
+        let by_name = |name: &str| engines.iter().find(|engine| engine.name == name);
+        let Some(field) = self.last("engine") else {
+            return Ok(by_name(ENGINE).expect("the list of engines has the default"));
+        };
+        by_name(&field.text).ok_or_else(|| {
+            let known: Vec<&str> = engines.iter().map(|engine| engine.name).collect();
+            let problem = format!("{} is not an engine", keys::shown(&field.text));
+            self.error(field, Unfit::new(problem, known.join(" or ")))
+        })
+    }
+
+    fn settings(&self) -> Result<Settings, Error> {
+        let mut settings = Settings::default();
+        for field in &self.given {
+            let Some(key) = keys::find(&field.key) else { continue };
+            let value = key.form.parse(&field.text).map_err(|unfit| self.error(field, unfit))?;
+            (key.set)(&mut settings, value);
+        }
+        if let (LowWater::At(depth), Some(field)) = (settings.low_water, self.last("low_water"))
+            && depth > settings.queue_capacity
+        {
+            let problem = format!("{depth} is more than the queue holds");
+            let expected = format!("at most {}, the capacity of the queue", settings.queue_capacity);
+            return Err(self.error(field, Unfit::new(problem, expected)));
+        }
+        let least = (settings.workers * Leases::KEPT + 1) * settings.ring_bytes;
+        let buffers = &mut settings.limits.max_buffer_bytes;
+        match self.last("max_buffers") {
+            Some(field) if *buffers < least => {
+                let workers = settings.workers;
+                let rings = show_size(settings.ring_bytes);
+                let problem = format!("{} is too small for {workers} workers and rings of {rings}", field.text);
+                return Err(self.error(field, Unfit::new(problem, format!("at least {}", show_size(least)))));
+            }
+            Some(_) => {}
+            None => *buffers = least.max(*buffers),
+        }
+        Ok(settings)
+    }
+
+    fn last(&self, key: &str) -> Option<&Field> {
+        self.given.iter().rev().find(|field| field.key == key)
+    }
+
+    fn error(&self, field: &Field, unfit: Unfit) -> Error {
+        match (self.path, field.line) {
+            (Some(path), Some(line)) => file::configuration(path.to_owned(), line, &field.key, unfit),
+            _ => {
+                let flag = format!("--{}", field.key.replace('_', "-"));
+                Error::Usage { flag, problem: unfit.problem, expected: unfit.expected }
+            }
+        }
+    }
+}
+
+fn build_listeners(asked: &[Asked], engine: &EngineInfo, file: Option<&Path>) -> Result<Vec<Listener>, Error> {
+    let mut listeners = Vec::with_capacity(asked.len());
+    for asked in asked {
+        let listener = asked.build(engine, file)?;
+        asked.check_against(&listener, &listeners, file)?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+impl Listener {
+    /// The address with its scheme: `tcp://127.0.0.1:7007`.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme.name(), self.address)
+    }
+
+    fn to_toml(&self) -> String {
+        let mut text = format!(
+            "[[listen]]\nservice = \"{}\"\nscheme = \"{}\"\naddress = \"{}\"\n",
+            self.service_name,
+            self.scheme.name(),
+            self.address
+        );
+        for (at, (key, _)) in self.parameters.iter().enumerate() {
+            let is_key = |(other, _): &&(String, String)| other == key;
+            if self.parameters[..at].iter().any(|pair| is_key(&pair)) {
+                continue;
+            }
+            let values: Vec<&str> = self.parameters.iter().filter(is_key).map(|(_, value)| value.as_str()).collect();
+            let value: toml::Value = if let [value] = values[..] { value.into() } else { values.into() };
+            writeln!(text, "{key} = {value}").expect("a string takes everything");
+        }
+        text
+    }
+}
+
+impl Scheme {
+    /// All schemes.
+    pub const ALL: [Scheme; 3] = [Scheme::Tcp, Scheme::Udp, Scheme::Unix];
+
+    /// The scheme of this name.
+    pub fn from_name(name: &str) -> Option<Scheme> {
+        Scheme::ALL.into_iter().find(|scheme| scheme.name() == name)
+    }
+
+    /// The name that users type before `://`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scheme::Tcp => "tcp",
+            Scheme::Udp => "udp",
+            Scheme::Unix => "unix",
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! [`Settings`] and [`Limits`]: how an engine schedules, what sessions may take, and every default with its reason.
+//!
+//! Types and constants only; what is in range is for `keys.rs`, what fits together for `config.rs`. The constants are
+//! the one place of each default: help text, man page and printed configuration read them from here.
+
+use std::time::Duration;
+
+/// How an engine schedules and what it may hold. Fixed for the life of the process, but for the timeouts and the
+/// number of connections in [`Limits`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Read by the engine at start: threads that run turns. Default: the cores that the process may use, since a turn
+    /// does not block.
+    pub workers: usize,
+    /// Read by the engine at start: turns that the service queue holds before the poller waits. Default
+    /// [`QUEUE_CAPACITY`].
+    pub queue_capacity: usize,
+    /// Read by poller and workers: when a poller that has parked polls again. Default `Auto`, which adapts to how long
+    /// turns take. `At` is never above `queue_capacity`.
+    pub low_water: LowWater,
+    /// Read by the poller: whom it wakes. Default `Auto`, since each wake costs more than a short turn.
+    pub wake: Wake,
+    /// Read by the poller: ready sessions that it takes from the kernel in one call. Default [`BATCH`].
+    pub batch: usize,
+    /// Read by workers: how long an idle one looks at the queue before it parks. Default [`SPIN`].
+    pub spin: Duration,
+    /// Read by whoever runs a turn: bytes that it moves before the session goes to the back of the queue. Default
+    /// [`BUDGET_BYTES`].
+    pub budget_bytes: usize,
+    /// Read by the free list of each worker: bytes of one ring, and so of the largest read. Default [`RING_BYTES`].
+    pub ring_bytes: usize,
+    /// Read by whoever arms a session: how the kernel is asked for readiness. Default `Edge`, which saves a call per
+    /// turn.
+    pub rearm: Rearm,
+    /// Read by the poller: whether it may serve a brief session itself. Default [`ASSIST`].
+    pub assist: bool,
+    /// Read by poller and workers: whether the time of each stage is measured. Default [`STAGES`].
+    pub stages: bool,
+    /// Read by workers as they start: whether each is pinned to a core. Default [`PIN`].
+    pub pin: bool,
+    /// Read by the engine at start, and again by a reload: what sessions may take.
+    pub limits: Limits,
+}
+
+/// What sessions may take, each with a counter for those that came against it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Read where connections are accepted: sessions open at once; a connection above it is accepted and closed.
+    /// Default [`MAX_CONNECTIONS`], which `serve` lowers to what the process may open. A reload may change it.
+    pub max_connections: usize,
+    /// Read where rings are leased: bytes of all of them together. Default [`MAX_BUFFER_BYTES`], or the least that
+    /// workers and rings need; never less than what the free lists of all workers keep and one ring.
+    pub max_buffer_bytes: usize,
+    /// Read by the timeouts: how long a session may neither receive nor send; [`Limits::NEVER`] for `off`. Default
+    /// [`IDLE_TIMEOUT`]. A reload may change it.
+    pub idle_timeout: Duration,
+    /// Read by the timeouts: how long a peer may take none of the bytes it is owed. Default [`WRITE_TIMEOUT`]. A reload
+    /// may change it.
+    pub write_timeout: Duration,
+    /// Read when a drain begins: how long it waits for sessions to end. Default [`DRAIN_TIMEOUT`]. A reload may change
+    /// it.
+    pub drain_timeout: Duration,
+}
+
+/// When a poller that has parked, because the workers have enough to do, polls again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LowWater {
+    /// When the engine's own rule says so.
+    Auto,
+    /// When so many turns are left in the queue.
+    At(usize),
+    /// It never parks.
+    Off,
+}
+
+/// Whom the poller wakes when it has queued turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// As many workers as the engine's adaptive rule says.
+    Auto,
+    /// One worker per ready session.
+    Each,
+    /// One more worker when the queue holds more work than this.
+    Above(Duration),
+}
+
+/// How the poller asks the kernel for readiness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rearm {
+    /// Edge-triggered: armed once for the life of the session.
+    Edge,
+    /// One-shot: armed again after each turn.
+    Oneshot,
+}
+
+/// Turns in the service queue: some milliseconds of work for two workers on echo. Guess; see the queue sweep.
+pub const QUEUE_CAPACITY: usize = 1_024;
+/// Ready sessions per call: above it the kernel copies for longer than the call costs. Guess; see the batch sweep.
+pub const BATCH: usize = 512;
+/// An idle worker parks at once: on a machine shared with its clients, spinning takes their time.
+pub const SPIN: Duration = Duration::ZERO;
+/// Four full rings a turn: a firehose pays the queue once per four reads, and a quiet session waits for no more.
+pub const BUDGET_BYTES: usize = 256 << 10;
+/// Reads of 64 KiB moved 1.55 times the bytes per second that reads of 16 KiB did.
+pub const RING_BYTES: usize = 64 << 10;
+/// A poller that finds nobody awake serves a brief session sooner than a worker wakes.
+pub const ASSIST: bool = true;
+/// Off, because it reads the clock several times per turn.
+pub const STAGES: bool = false;
+/// Off: the kernel places threads better than a guess does, unless the machine is the daemon's own.
+pub const PIN: bool = false;
+/// Far above what a default descriptor limit allows, so that the limit in force is the system's.
+pub const MAX_CONNECTIONS: usize = 65_536;
+/// Four thousand default rings: that many sessions may have bytes in flight at one moment.
+pub const MAX_BUFFER_BYTES: usize = 256 << 20;
+/// Longer than people pause, shorter than a forgotten connection should hold a descriptor.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longer than a TCP peer needs to get over a burst of loss.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Half of the ten seconds that container managers commonly grant before they kill.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Limits {
+    /// The `idle_timeout` of somebody who wants none.
+    pub const NEVER: Duration = Duration::MAX;
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_connections: MAX_CONNECTIONS,
+            max_buffer_bytes: MAX_BUFFER_BYTES,
+            idle_timeout: IDLE_TIMEOUT,
+            write_timeout: WRITE_TIMEOUT,
+            drain_timeout: DRAIN_TIMEOUT,
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            workers: available_cores(),
+            queue_capacity: QUEUE_CAPACITY,
+            low_water: LowWater::Auto,
+            wake: Wake::Auto,
+            batch: BATCH,
+            spin: SPIN,
+            budget_bytes: BUDGET_BYTES,
+            ring_bytes: RING_BYTES,
+            rearm: Rearm::Edge,
+            assist: ASSIST,
+            stages: STAGES,
+            pin: PIN,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Cores that this process may use, by affinity and control group; one if the system does not say.
+pub(super) fn available_cores() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    cores.min(super::keys::MAX_WORKERS)
+}

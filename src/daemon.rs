@@ -1,0 +1,232 @@
+//! The daemon: listeners, engine and signals put together.
+//!
+//! [`Daemon`] is the library's way in: construction either works or says why, and what it hands back can be asked,
+//! drained and joined. [`serve`] is the program around it: ready lines, signals, the summary at exit.
+//!
+//! Signals: the first SIGTERM or SIGINT drains, the second stops at once; SIGUSR1 prints the summary; SIGHUP reads the
+//! configuration again, or keeps the old one and says why.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use log::{info, warn};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+use crate::cli::ServeArgs;
+use crate::clock::Clock;
+use crate::config::{self, Config, Limits};
+use crate::engine::{self, Command, ENGINES, Running, Served, Start};
+use crate::error::Error;
+use crate::logging::Log;
+use crate::metrics::summary::Summary;
+use crate::net::listener::Listener;
+use crate::net::os;
+
+/// Descriptors that are not sessions': what was open at the start is counted apart; this is for the engine's own, the
+/// log and summary files, and a few to spare.
+const SPARE_DESCRIPTORS: usize = 32;
+
+/// Slots of the session table at the most, where descriptors are unlimited.
+const MOST_SESSIONS: usize = 1 << 22;
+
+/// A daemon at work.
+pub struct Daemon {
+    engine: Box<dyn Running>,
+    listening: Vec<Listening>,
+    /// Sessions that the process may open descriptors for.
+    most_sessions: usize,
+}
+
+/// A listener that is really bound.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    /// The service behind it.
+    pub service: &'static str,
+    /// The scheme that it is reached by.
+    pub scheme: &'static str,
+    /// With the port that the kernel chose, if it was asked to.
+    pub address: SocketAddr,
+}
+
+impl Daemon {
+    /// Binds every listener and starts the engine.
+    ///
+    /// # Errors
+    /// The first address that cannot be bound, or whatever else the system refuses.
+    pub fn start(config: &Config) -> Result<Daemon, Error> {
+        let most_sessions = os::raise_descriptor_limit()
+            .saturating_sub(os::open_descriptors() + 2 * config.listeners.len() + SPARE_DESCRIPTORS);
+        let mut settings = config.settings.clone();
+        lower_to(&mut settings.limits, most_sessions);
+        let mut listening = Vec::with_capacity(config.listeners.len());
+        let mut listeners = Vec::with_capacity(config.listeners.len());
+        for asked in &config.listeners {
+            let listener = Listener::bind(asked.address).map_err(|reason| Error::Bind {
+                service: asked.service_name,
+                address: asked.url(),
+                reason,
+            })?;
+            listening.push(Listening {
+                service: asked.service_name,
+                scheme: asked.scheme.name(),
+                address: listener.address(),
+            });
+            listeners.push(Served { listener, service: Arc::clone(&asked.service), idle_exempt: asked.idle_exempt });
+        }
+        let start =
+            Start { settings, listeners, most_sessions: most_sessions.min(MOST_SESSIONS), clock: Clock::start() };
+        Ok(Daemon { engine: engine::start(config.engine, start)?, listening, most_sessions })
+    }
+
+    /// What it listens on.
+    pub fn listening(&self) -> &[Listening] {
+        &self.listening
+    }
+
+    /// Stops accepting, serves what the kernel holds, ends every session within the drain timeout, finishes.
+    pub fn drain(&self) {
+        self.engine.command(Command::Drain);
+    }
+
+    /// Ends every session now and finishes.
+    pub fn stop(&self) {
+        self.engine.command(Command::Stop);
+    }
+
+    /// Goes on with other limits; the rings' memory stays as it was.
+    pub fn limit(&self, mut limits: Limits) {
+        lower_to(&mut limits, self.most_sessions);
+        self.engine.command(Command::Limit(limits));
+    }
+
+    /// The counters now.
+    pub fn summary(&self) -> Summary {
+        self.engine.summary()
+    }
+
+    /// Waits until the daemon has finished, after [`drain`](Daemon::drain) or [`stop`](Daemon::stop); the last summary.
+    pub fn join(&self) -> Summary {
+        self.engine.join();
+        self.engine.summary()
+    }
+}
+
+fn lower_to(limits: &mut Limits, most_sessions: usize) {
+    if limits.max_connections > most_sessions {
+        warn!(
+            "max_connections = {} is more than the descriptors that this process may open; {most_sessions} are in force",
+            limits.max_connections
+        );
+        limits.max_connections = most_sessions;
+    }
+}
+
+/// Runs the program `maitred serve` until a signal ends it.
+///
+/// # Errors
+/// What kept it from starting, or the summary file that could not be written.
+pub fn serve(args: &ServeArgs, config: Config, log: &Log) -> Result<(), Error> {
+    // Registered first: a signal that comes during the start is carried out after it.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
+        .map_err(|reason| Error::resource("receive signals", reason))?;
+    // Opened first too: a summary that cannot be written is better known before a week's run than after it.
+    let summary_file = config.summary_path.as_deref().map(open_summary).transpose()?;
+    let daemon = Arc::new(Daemon::start(&config)?);
+    print_ready(daemon.listening()).map_err(|reason| Error::Output { target: "standard output".to_owned(), reason })?;
+    let summary_path = config.summary_path.clone();
+    let handler = SignalHandler { daemon: Arc::clone(&daemon), args: args.clone(), config, log: log.clone() };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || handler.run(signals))
+        .map_err(|reason| Error::resource("start the thread for signals", reason))?;
+    let mut summary = daemon.join();
+    summary.log_lines_dropped = log.dropped_lines();
+    log.print(&summary);
+    if let (Some(mut file), Some(path)) = (summary_file, summary_path) {
+        write_summary(&mut file, &summary)
+            .map_err(|reason| Error::Output { target: path.display().to_string(), reason })?;
+    }
+    Ok(())
+}
+
+fn open_summary(path: &std::path::Path) -> Result<File, Error> {
+    let opened = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+    opened.map_err(|reason| Error::Output { target: path.display().to_string(), reason })
+}
+
+fn write_summary(file: &mut File, summary: &Summary) -> io::Result<()> {
+    // A pipe or a terminal cannot be truncated, and need not be.
+    if file.metadata()?.is_file() {
+        file.set_len(0)?;
+    }
+    file.write_all(summary.to_json().as_bytes())
+}
+
+fn print_ready(listening: &[Listening]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for one in listening {
+        writeln!(out, "listening {} {}://{}", one.service, one.scheme, one.address)?;
+    }
+    writeln!(out, "ready")?;
+    out.flush()
+}
+
+/// The thread that waits for signals, so that no hot thread ever does more than look at a queue of commands.
+struct SignalHandler {
+    daemon: Arc<Daemon>,
+    args: ServeArgs,
+    config: Config,
+    log: Log,
+}
+
+impl SignalHandler {
+    fn run(mut self, mut signals: Signals) {
+        let mut draining = false;
+        for signal in signals.forever() {
+            match signal {
+                SIGTERM | SIGINT if draining => {
+                    info!("a second signal: stopping at once");
+                    self.daemon.stop();
+                }
+                SIGTERM | SIGINT => {
+                    info!(
+                        "draining, at most {:?}; another signal stops at once",
+                        self.config.settings.limits.drain_timeout
+                    );
+                    draining = true;
+                    self.daemon.drain();
+                }
+                SIGUSR1 => {
+                    let mut summary = self.daemon.summary();
+                    summary.log_lines_dropped = self.log.dropped_lines();
+                    self.log.print(summary);
+                }
+                _ => self.reload(),
+            }
+        }
+    }
+
+    fn reload(&mut self) {
+        let Some(path) = self.config.config_path.clone() else {
+            warn!("SIGHUP: there is no configuration file to read again");
+            return;
+        };
+        let new = match Config::resolve(&self.args, ENGINES) {
+            Ok(new) => new,
+            Err(reason) => {
+                warn!("SIGHUP: the old configuration stays in force: {reason}");
+                return;
+            }
+        };
+        let restart = config::changes_needing_restart(&self.config, &new);
+        if !restart.is_empty() {
+            warn!("SIGHUP: these changes wait for a restart: {}", restart.join(", "));
+        }
+        self.daemon.limit(new.settings.limits.clone());
+        info!("SIGHUP: {} is in force", path.display());
+        self.config.settings.limits = new.settings.limits;
+    }
+}

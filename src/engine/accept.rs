@@ -1,0 +1,126 @@
+//! The accepting side of an engine with a poller: when to take connections, when to turn one away, when to pause.
+//!
+//! A listener is watched in level mode. When the process has no descriptor left, level mode would spin and edge mode
+//! would go deaf: nothing fires again when descriptors come free. So the acceptor stops watching, turns one connection
+//! away on the spare descriptor, and looks again by itself after a pause that doubles up to [`LONGEST_PAUSE`]. Clients
+//! in the backlog are served as soon as there is room, with no need for a new one to come.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use log::warn;
+
+use super::Served;
+use crate::net::listener::Accepted;
+use crate::net::poller::Poller;
+use crate::net::socket::Socket;
+
+/// The first pause after descriptors ran out.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+
+/// The longest: well within the second in which service is to resume.
+const LONGEST_PAUSE: Duration = Duration::from_millis(640);
+
+/// A listener, and whether it rests.
+pub(super) struct Acceptor {
+    served: Served,
+    key: u64,
+    next_pause: Duration,
+    /// When to look again; None while the poller watches.
+    resume_ns: Option<u64>,
+    warned_ns: Option<u64>,
+    unwarned: u64,
+}
+
+/// What one attempt to accept brought.
+#[must_use]
+pub(super) enum Admission {
+    /// Somebody is here.
+    Connection(Socket),
+    /// Nobody waits any more: the next arrival is an event.
+    Nobody,
+    /// Descriptors or memory ran out: the acceptor looks again at `resume_ns`.
+    Paused {
+        /// Whether a connection was turned away on the spare descriptor.
+        turned_away: bool,
+    },
+}
+
+impl Acceptor {
+    /// Watches the listener under `key`.
+    pub(super) fn watch(served: Served, key: u64, poller: &Poller) -> io::Result<Acceptor> {
+        poller.watch_level(served.listener.as_fd(), key)?;
+        Ok(Acceptor { served, key, next_pause: SHORTEST_PAUSE, resume_ns: None, warned_ns: None, unwarned: 0 })
+    }
+
+    pub(super) fn served(&self) -> &Served {
+        &self.served
+    }
+
+    /// When it wants to look again by itself.
+    pub(super) fn resume_ns(&self) -> Option<u64> {
+        self.resume_ns
+    }
+
+    /// Takes one connection.
+    pub(super) fn accept(&mut self, poller: &Poller, now_ns: u64) -> Admission {
+        loop {
+            return match self.served.listener.accept() {
+                Ok(Accepted::Connection(socket)) => {
+                    self.resume(poller);
+                    Admission::Connection(socket)
+                }
+                Ok(Accepted::Gone) => continue,
+                Ok(Accepted::Nobody) => {
+                    self.resume(poller);
+                    Admission::Nobody
+                }
+                Ok(Accepted::Exhausted(reason)) | Err(reason) => self.pause(poller, now_ns, &reason),
+            };
+        }
+    }
+
+    /// Closes the listener.
+    pub(super) fn close(self, poller: &Poller) {
+        if self.resume_ns.is_none() {
+            // A watch that cannot be taken back goes with the descriptor.
+            let _ = poller.forget(self.served.listener.as_fd());
+        }
+    }
+
+    fn pause(&mut self, poller: &Poller, now_ns: u64, reason: &io::Error) -> Admission {
+        let turned_away = self.served.listener.turn_away_one();
+        let pause = self.next_pause;
+        self.warn_turned_away(now_ns, &format!("{reason}; accepting pauses for {pause:?}"));
+        if self.resume_ns.is_none() {
+            poller.forget(self.served.listener.as_fd()).expect("a listener that does not rest is watched");
+        }
+        self.resume_ns = Some(now_ns + pause.as_nanos() as u64);
+        self.next_pause = (pause * 2).min(LONGEST_PAUSE);
+        Admission::Paused { turned_away }
+    }
+
+    fn resume(&mut self, poller: &Poller) {
+        self.next_pause = SHORTEST_PAUSE;
+        if self.resume_ns.take().is_some() {
+            let watched = poller.watch_level(self.served.listener.as_fd(), self.key);
+            watched.expect("a listener that was watched before can be watched again");
+        }
+    }
+
+    /// Says in the log that a connection was turned away, at most once a second, with the number left unsaid.
+    pub(super) fn warn_turned_away(&mut self, now_ns: u64, reason: &str) {
+        let recently = self.warned_ns.is_some_and(|warned_ns| now_ns.saturating_sub(warned_ns) < 1_000_000_000);
+        if recently {
+            self.unwarned += 1;
+            return;
+        }
+        self.warned_ns = Some(now_ns);
+        let address = self.served.listener.address();
+        match std::mem::take(&mut self.unwarned) {
+            0 => warn!("{address}: a connection was closed at once: {reason}"),
+            more => warn!("{address}: a connection was closed at once, and {more} before it: {reason}"),
+        }
+    }
+}

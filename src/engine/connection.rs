@@ -1,0 +1,31 @@
+//! What an engine keeps for one session: its socket, its protocol state, and what the poller was last asked about it.
+
+use std::io::{self, IoSlice, IoSliceMut};
+
+use crate::net::socket::Socket;
+use crate::session::{Session, Stream};
+
+/// A session and the socket under it. Dropping it closes the socket.
+pub(super) struct Connection {
+    pub(super) session: Session,
+    pub(super) socket: Socket,
+    /// Whether the poller also reports that the socket takes output (edge mode: asked for at most once).
+    pub(super) watches_output: bool,
+    /// Whether the idle timeout spares it.
+    pub(super) idle_exempt: bool,
+}
+
+/// The socket as a session sees it.
+impl Stream for &Socket {
+    fn read(&mut self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        Socket::read(self, slices)
+    }
+
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        Socket::write(self, slices)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        Socket::finish(self)
+    }
+}

@@ -1,0 +1,97 @@
+//! Engines: who waits for readiness, who runs the turns. The same services run unchanged on each of them.
+//!
+//! An engine takes listeners that are bound already ([`Start`]), serves them in threads of its own and hands back a
+//! [`Running`] by which it is told to drain or stop, asked for a summary, and joined. What engines share is here and in
+//! `timeouts.rs`, `accept.rs` and `connection.rs`; an engine's own folder or file holds only what is different about it.
+//!
+//! The registry is [`ENGINES`]: help text, configuration and the contract tests walk it. Read next: `pool/README.md`.
+
+mod accept;
+mod connection;
+pub mod pool;
+mod timeouts;
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::config::{EngineInfo, Limits, Scheme, Settings};
+use crate::error::Error;
+use crate::metrics::summary::Summary;
+use crate::net::listener::Listener;
+use crate::session::handler::Service;
+
+/// All engines, the default first.
+pub const ENGINES: &[EngineInfo] = &[EngineInfo {
+    name: "pool",
+    about: "one poller thread, a bounded service queue and a pool of workers",
+    carries: pool_carries,
+}];
+
+fn pool_carries(_service: &str, scheme: Scheme) -> Result<(), &'static str> {
+    match scheme {
+        Scheme::Tcp => Ok(()),
+        _ => Err("the engine pool carries tcp only"),
+    }
+}
+
+/// A bound listener and the service behind it.
+pub struct Served {
+    /// Accepts the connections.
+    pub listener: Listener,
+    /// Serves them.
+    pub service: Arc<dyn Service>,
+    /// Whether the idle timeout spares its sessions.
+    pub idle_exempt: bool,
+}
+
+/// All that an engine needs to begin.
+pub struct Start {
+    /// How it is to schedule, and the limits.
+    pub settings: Settings,
+    /// What it serves.
+    pub listeners: Vec<Served>,
+    /// Most sessions that it could ever be allowed, whatever the limits say now.
+    pub most_sessions: usize,
+    /// The daemon's clock.
+    pub clock: Clock,
+}
+
+/// What a running engine can be told.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Stop accepting, serve what the kernel already holds, end every session, up to the drain timeout; then finish.
+    Drain,
+    /// End every session now; then finish.
+    Stop,
+    /// Go on with these limits.
+    Limit(Limits),
+}
+
+/// An engine at work.
+pub trait Running: Send + Sync {
+    /// Tells the engine something; returns at once.
+    fn command(&self, command: Command);
+
+    /// The counters now; any thread, any time.
+    fn summary(&self) -> Summary;
+
+    /// Waits until the engine has finished, and checks its books.
+    ///
+    /// # Panics
+    /// If a thread of the engine panicked, or if accepted sessions and ended ones do not balance: a bug either way.
+    fn join(&self);
+}
+
+/// Starts the engine of this name.
+///
+/// # Errors
+/// When a thread or a descriptor that the engine needs cannot be had.
+///
+/// # Panics
+/// If there is no such engine; names are checked when the configuration is read.
+pub fn start(name: &str, start: Start) -> Result<Box<dyn Running>, Error> {
+    match name {
+        "pool" => Ok(Box::new(pool::Pool::start(start)?)),
+        _ => unreachable!("the configuration names an engine of the registry, not {name}"),
+    }
+}

@@ -1,0 +1,515 @@
+//! The poller thread: wait for readiness, queue what is ready, wake whom it takes, repeat.
+//!
+//! **Polling on demand.** After queueing, while the queue holds a backlog worth parking for, the poller does not wait
+//! for readiness: it parks until a worker has taken the queue down to the low-water mark, and only then collects all
+//! that became ready meanwhile. Without this, every arrival wakes the poller while the workers are busy, and a batch
+//! never grows (`design/polling-on-demand.md`).
+//!
+//! It also accepts, looks at timeouts, and carries out commands. It is the only thread that may wait for room in the
+//! queue. It runs a turn itself only with `--assist on`, only for services whose turns are brief, only when every
+//! worker sleeps, and only as many as are done before a woken worker would arrive; such turns are counted.
+//!
+//! Read next: `wake_rule.rs`, `worker.rs`.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use log::info;
+
+use super::service_queue::Request;
+use super::wake_rule::{RECHECK, Scene, WAKE_COST, WakeRule};
+use super::worker::{self, Turns};
+use super::{Connection, Shared};
+use crate::clock::{Clock, TICK};
+use crate::config::{Limits, LowWater, Rearm};
+use crate::engine::accept::{Acceptor, Admission};
+use crate::engine::timeouts::Wheel;
+use crate::engine::{Command, Served};
+use crate::net::alarm::Alarm;
+use crate::net::os;
+use crate::net::poller::{Batch, Poller, WAKE_KEY};
+use crate::net::socket::Socket;
+use crate::session::Session;
+use crate::session::handler::Pace;
+use crate::session::state::{Reasons, Scheduled};
+use crate::session::table::Key;
+
+/// How long the poller may be parked: it also accepts and looks at commands.
+const LONGEST_PARK: Duration = Duration::from_millis(1);
+
+/// Connections taken from one listener before sessions have their turn again.
+const ACCEPT_BURST: usize = 64;
+
+/// The longest that a session goes unvisited, whatever the timeouts: about an hour.
+const LONGEST_VISIT: u32 = 1 << 19;
+
+const ALARM_KEY: u64 = WAKE_KEY - 1;
+
+pub(super) struct PollLoop<'a> {
+    shared: &'a Shared,
+    rule: WakeRule,
+    turns: Turns<'a>,
+    acceptors: Vec<Acceptor>,
+    /// Whether every service here is brief, so that the poller may run a turn itself.
+    all_brief: bool,
+    limits: Limits,
+    batch: Batch,
+    /// Sessions that this thread moved to *queued* and has not put into the queue yet.
+    ready: Vec<Request>,
+    wheel: Wheel,
+    alarm: Alarm,
+    /// For when the alarm is set; `u64::MAX` for not at all.
+    alarm_ns: u64,
+    watched_workers: Vec<WatchedWorker>,
+    /// When sessions that still live are ended, once draining.
+    drain_over_ns: Option<u64>,
+    now_ns: u64,
+}
+
+/// What the poller last saw of a worker, to tell a long turn from many short ones.
+#[derive(Clone, Copy)]
+struct WatchedWorker {
+    turns: u64,
+    since_ns: u64,
+}
+
+/// What the poll loop watches from the start; made before its thread, so that the daemon can say why it cannot start.
+pub(super) struct Watched {
+    acceptors: Vec<Acceptor>,
+    alarm: Alarm,
+}
+
+impl Watched {
+    pub(super) fn new(served: Vec<Served>, poller: &Poller) -> io::Result<Watched> {
+        let watch = |(key, served)| Acceptor::watch(served, key as u64, poller);
+        let acceptors = served.into_iter().enumerate().map(watch).collect::<io::Result<_>>()?;
+        let alarm = Alarm::new()?;
+        poller.watch_level(alarm.as_fd(), ALARM_KEY)?;
+        Ok(Watched { acceptors, alarm })
+    }
+}
+
+impl<'a> PollLoop<'a> {
+    pub(super) fn new(shared: &'a Shared, Watched { acceptors, alarm }: Watched) -> PollLoop<'a> {
+        let all_brief = acceptors.iter().all(|acceptor| acceptor.served().service.pace() == Pace::Brief);
+        let now_ns = shared.clock.now_ns();
+        let settings = &shared.settings;
+        PollLoop {
+            rule: WakeRule::new(settings.wake),
+            turns: Turns::new(shared, settings.workers),
+            acceptors,
+            all_brief,
+            limits: settings.limits.clone(),
+            batch: Batch::new(settings.batch),
+            ready: Vec::with_capacity(settings.batch),
+            wheel: Wheel::new(Clock::tick_of(now_ns)),
+            alarm,
+            alarm_ns: u64::MAX,
+            watched_workers: vec![WatchedWorker { turns: 0, since_ns: now_ns }; settings.workers],
+            drain_over_ns: None,
+            now_ns,
+            shared,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        self.shared.poller_seat.occupy();
+        os::sharpen_timers();
+        while !self.is_drained() {
+            let timeout = self.recheck_in();
+            self.shared.poller.wait(&mut self.batch, timeout).expect("waiting on our own poller cannot fail");
+            self.now_ns = self.shared.clock.now_ns();
+            self.shared.tick.store(Clock::tick_of(self.now_ns), Ordering::Relaxed);
+            self.handle_batch();
+            self.hand_on();
+        }
+        assert_eq!(self.shared.queue.len(), 0, "a session in the queue lives");
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        while self.shared.idle.wake_one() {}
+    }
+
+    /// Requests that wait beside an idle worker must be looked at again soon, even if nothing becomes ready.
+    fn recheck_in(&self) -> Option<Duration> {
+        (self.shared.queue.len() > 0 && self.shared.idle.len() > 0).then_some(RECHECK)
+    }
+
+    fn is_drained(&self) -> bool {
+        self.drain_over_ns.is_some() && self.shared.table.live() == 0
+    }
+
+    fn handle_batch(&mut self) {
+        let shared = self.shared;
+        let counters = &shared.poll_counters;
+        counters.polls.add(1);
+        let batch = std::mem::replace(&mut self.batch, Batch::new(0));
+        let tick = Clock::tick_of(self.now_ns);
+        let mut events = 0;
+        for ready in batch.iter() {
+            let Some(key) = Key::from_u64(ready.key) else {
+                match ready.key {
+                    WAKE_KEY => self.handle_commands(),
+                    ALARM_KEY => self.handle_alarm(),
+                    listener => self.handle_arrivals(listener as usize),
+                }
+                continue;
+            };
+            events += 1;
+            let mut reasons = Reasons::NONE;
+            if ready.readable {
+                reasons |= Reasons::READABLE;
+            }
+            if ready.writable {
+                reasons |= Reasons::WRITABLE;
+            }
+            if ready.ended {
+                reasons |= Reasons::ENDED;
+            }
+            shared.table.slot(key).last_ready_tick.store(tick, Ordering::Relaxed);
+            self.schedule(key, reasons);
+        }
+        counters.events.add(events);
+        counters.events_max.raise(events);
+        self.batch = batch;
+    }
+
+    /// Adds reasons for a turn, and notes the session for the queue if that is now this thread's duty.
+    fn schedule(&mut self, key: Key, reasons: Reasons) {
+        let counters = &self.shared.poll_counters;
+        match self.shared.table.schedule(key, reasons) {
+            Scheduled::Enqueue => {
+                self.ready.push(Request { key, ready_ns: if self.shared.settings.stages { self.now_ns } else { 0 } })
+            }
+            Scheduled::Noted => counters.noted.add(1),
+            Scheduled::Stale => counters.stale.add(1),
+        }
+    }
+
+    fn handle_arrivals(&mut self, listener: usize) {
+        for _ in 0..ACCEPT_BURST {
+            if !self.accept_one(listener) {
+                break;
+            }
+        }
+    }
+
+    /// True if somebody was there.
+    fn accept_one(&mut self, listener: usize) -> bool {
+        let shared = self.shared;
+        let counters = &shared.poll_counters;
+        match self.acceptors[listener].accept(&shared.poller, self.now_ns) {
+            Admission::Connection(socket) => {
+                counters.accepted.add(1);
+                if let Err(reason) = self.admit(listener, socket) {
+                    counters.turned_away.add(1);
+                    self.acceptors[listener].warn_turned_away(self.now_ns, &reason);
+                }
+                true
+            }
+            Admission::Nobody => false,
+            Admission::Paused { turned_away } => {
+                counters.accept_pauses.add(1);
+                if turned_away {
+                    counters.accepted.add(1);
+                    counters.turned_away.add(1);
+                }
+                self.set_alarm();
+                false
+            }
+        }
+    }
+
+    /// Makes a session of a connection, or says why it is to be closed.
+    fn admit(&mut self, listener: usize, socket: Socket) -> Result<(), String> {
+        let shared = self.shared;
+        let most = self.limits.max_connections;
+        let vacancy = shared.table.reserve().filter(|_| shared.table.live() < most);
+        let vacancy = vacancy.ok_or_else(|| format!("max_connections = {most} are open"))?;
+        let key = vacancy.key();
+        let watched = match shared.settings.rearm {
+            Rearm::Edge => shared.poller.watch_edge(socket.as_fd(), key.to_u64()),
+            Rearm::Oneshot => shared.poller.watch_oneshot(socket.as_fd(), key.to_u64()),
+        };
+        watched.map_err(|reason| format!("it cannot be watched: {reason}"))?;
+        let served = self.acceptors[listener].served();
+        let tick = Clock::tick_of(self.now_ns);
+        // Events of the new key can only be collected by this thread, in a later wait.
+        vacancy.fill(
+            Connection {
+                session: Session::new(served.service.open()),
+                socket,
+                watches_output: false,
+                idle_exempt: served.idle_exempt,
+            },
+            tick,
+        );
+        let first_visit_ticks = self.shortest_timeout_ticks();
+        self.wheel.insert(key.index(), tick, first_visit_ticks);
+        if self.alarm_ns > self.now_ns + u64::from(first_visit_ticks) * TICK.as_nanos() as u64 {
+            self.set_alarm();
+        }
+        Ok(())
+    }
+
+    fn shortest_timeout_ticks(&self) -> u32 {
+        let shared = &self.shared;
+        shared.idle_ticks.load(Ordering::Relaxed).min(shared.write_ticks.load(Ordering::Relaxed)).min(LONGEST_VISIT)
+    }
+
+    fn handle_alarm(&mut self) {
+        let shared = self.shared;
+        let due = |ns: Option<u64>, now_ns: u64| ns.is_some_and(|ns| ns <= now_ns);
+        for listener in 0..self.acceptors.len() {
+            if due(self.acceptors[listener].resume_ns(), self.now_ns) {
+                self.handle_arrivals(listener);
+            }
+        }
+        self.visit_timeouts();
+        if due(self.drain_over_ns, self.now_ns) {
+            info!("the drain timeout has passed with {} sessions open; they are closed", shared.table.live());
+            self.drain_over_ns = Some(u64::MAX);
+            self.schedule_all(Reasons::DRAIN_OVER);
+        }
+        self.alarm_ns = u64::MAX;
+        self.set_alarm();
+    }
+
+    fn visit_timeouts(&mut self) {
+        let shared = self.shared;
+        let tick = Clock::tick_of(self.now_ns);
+        let idle_ticks = shared.idle_ticks.load(Ordering::Relaxed);
+        let write_ticks = shared.write_ticks.load(Ordering::Relaxed);
+        let mut overdue = Vec::new();
+        self.wheel.advance(tick, |index| {
+            shared.poll_counters.timer_visits.add(1);
+            let key = shared.table.key_at(index)?;
+            let slot = shared.table.slot(key);
+            let idle_left = left_ticks(tick, slot.last_ready_tick.load(Ordering::Relaxed), idle_ticks);
+            let write_left = match slot.blocked_tick.load(Ordering::Relaxed) {
+                0 => write_ticks,
+                since => left_ticks(tick, since, write_ticks),
+            };
+            let left = idle_left.min(write_left);
+            if left == 0 {
+                overdue.push(key);
+            }
+            // A session that is spared or not yet done with its turn is looked at again after a while.
+            Some(if left == 0 { idle_ticks.min(write_ticks) } else { left }.min(LONGEST_VISIT))
+        });
+        for &key in &overdue {
+            self.schedule(key, Reasons::TIMER);
+        }
+        if !overdue.is_empty() {
+            self.retry_starving();
+        }
+    }
+
+    /// Sessions that wait for memory cannot take the turn that would end them; queue them, to take it or starve again.
+    fn retry_starving(&mut self) {
+        let mut starving = self.shared.starving.lock().expect("no thread panics while it holds this lock");
+        self.ready.extend(starving.drain(..));
+        self.shared.budget.awaited.store(false, Ordering::SeqCst);
+    }
+
+    fn schedule_all(&mut self, reasons: Reasons) {
+        let keys: Vec<Key> = self.shared.table.keys().collect();
+        for key in keys {
+            self.schedule(key, reasons);
+        }
+        self.retry_starving();
+    }
+
+    fn set_alarm(&mut self) {
+        let tick_ns = TICK.as_nanos() as u64;
+        let visit_ns = self.wheel.next_in().map(|ticks| self.now_ns + u64::from(ticks) * tick_ns);
+        let resume_ns = self.acceptors.iter().filter_map(Acceptor::resume_ns).min();
+        let next_ns = [visit_ns, resume_ns, self.drain_over_ns].into_iter().flatten().min().unwrap_or(u64::MAX);
+        if next_ns == u64::MAX {
+            self.alarm.clear();
+        } else {
+            self.alarm.set(Duration::from_nanos(next_ns.saturating_sub(self.now_ns)));
+        }
+        self.alarm_ns = next_ns;
+    }
+
+    fn handle_commands(&mut self) {
+        let commands = std::mem::take(&mut *self.shared.commands.lock().expect("no thread panics while it holds it"));
+        for command in commands {
+            match command {
+                Command::Drain => self.drain(),
+                Command::Stop => {
+                    self.drain();
+                    self.schedule_all(Reasons::KILL);
+                }
+                Command::Limit(limits) => {
+                    self.shared.idle_ticks.store(Clock::ticks(limits.idle_timeout), Ordering::Relaxed);
+                    self.shared.write_ticks.store(Clock::ticks(limits.write_timeout), Ordering::Relaxed);
+                    self.limits = limits;
+                    self.visit_soon();
+                }
+            }
+        }
+    }
+
+    /// A timeout that became shorter must not wait for visits that were planned for the longer one.
+    fn visit_soon(&mut self) {
+        let tick = Clock::tick_of(self.now_ns);
+        self.wheel = Wheel::new(tick);
+        let keys: Vec<Key> = self.shared.table.keys().collect();
+        for key in keys {
+            self.wheel.insert(key.index(), tick, 1);
+        }
+        self.set_alarm();
+    }
+
+    fn drain(&mut self) {
+        if self.drain_over_ns.is_some() {
+            return;
+        }
+        // What the kernel has accepted on our behalf is served like the rest.
+        for listener in 0..self.acceptors.len() {
+            while self.accept_one(listener) {}
+        }
+        for acceptor in self.acceptors.drain(..) {
+            acceptor.close(&self.shared.poller);
+        }
+        self.shared.draining.store(true, Ordering::SeqCst);
+        let drain_ns = u64::try_from(self.limits.drain_timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.drain_over_ns = Some(self.now_ns.saturating_add(drain_ns));
+        self.set_alarm();
+        self.schedule_all(Reasons::DRAIN);
+    }
+
+    /// Puts what is ready into the queue, wakes whom the rule says, and parks while that makes sense.
+    fn hand_on(&mut self) {
+        self.assist();
+        let queued = self.ready.len();
+        self.put_ready();
+        let mut parked_ns = 0;
+        loop {
+            let backlog = self.shared.queue.len();
+            self.shared.poll_counters.queue_depth_max.raise(backlog as u64);
+            if backlog == 0 {
+                return;
+            }
+            let scene = self.wake_workers(backlog, queued);
+            let parks = self.shared.settings.low_water != LowWater::Off && self.rule.can_park(scene);
+            if !parks || parked_ns >= LONGEST_PARK.as_nanos() as u64 || self.has_commands() {
+                return;
+            }
+            self.shared.poll_counters.parks.add(1);
+            parked_ns += self.park(self.shared.low_water, scene.idle > 0);
+            if self.shared.queue.len() <= self.shared.low_water {
+                return;
+            }
+        }
+    }
+
+    /// Moves `ready` into the queue; when that is full, waits until a worker has made room.
+    fn put_ready(&mut self) {
+        let shared = self.shared;
+        let mut ready = std::mem::take(&mut self.ready);
+        shared.poll_counters.queued.add(ready.len() as u64);
+        for mut request in ready.drain(..) {
+            while let Err(refused) = shared.queue.try_put(request) {
+                request = refused;
+                shared.poll_counters.full_queue_waits.add(1);
+                let backlog = shared.queue.len();
+                self.wake_workers(backlog, backlog);
+                self.park(shared.settings.queue_capacity - 1, true);
+            }
+        }
+        self.ready = ready;
+    }
+
+    /// Parks until the queue holds at most `low_water` requests, or a while has passed; for how long it did.
+    fn park(&mut self, low_water: usize, recheck: bool) -> u64 {
+        let shared = self.shared;
+        shared.park_low_water.store(low_water, Ordering::SeqCst);
+        shared.poller_seat.lie_down();
+        if shared.queue.len() <= low_water {
+            shared.poller_seat.get_up();
+            return 0;
+        }
+        shared.poller_seat.sleep_at_most(if recheck { RECHECK } else { LONGEST_PARK });
+        let now_ns = shared.clock.now_ns();
+        let parked_ns = now_ns - self.now_ns;
+        self.now_ns = now_ns;
+        parked_ns
+    }
+
+    fn has_commands(&self) -> bool {
+        !self.shared.commands.lock().expect("no thread panics while it holds this lock").is_empty()
+    }
+
+    /// Wakes as many workers as the rule says; what it saw, with them counted as awake.
+    fn wake_workers(&mut self, backlog: usize, queued: usize) -> Scene {
+        let mut scene = self.scene(backlog);
+        let by_count = Scene { awake: self.shared.settings.workers - scene.idle, ..scene };
+        let counters = &self.shared.poll_counters;
+        let wakes = self.rule.wakes(scene, queued);
+        let woken = (0..wakes).take_while(|_| self.shared.idle.wake_one()).count();
+        counters.wakes.add(woken as u64);
+        counters.long_turn_wakes.add(woken.saturating_sub(self.rule.wakes(by_count, queued)) as u64);
+        scene.idle -= woken.min(scene.idle);
+        scene.awake += woken;
+        scene
+    }
+
+    fn scene(&mut self, backlog: usize) -> Scene {
+        let shared = self.shared;
+        let idle = shared.idle.len();
+        let mut awake = shared.settings.workers - idle;
+        if idle > 0 && awake > 0 {
+            awake = self.watch_workers();
+        }
+        Scene { backlog, idle, awake, mean_turn_ns: shared.mean_turn_ns.load(Ordering::Relaxed) }
+    }
+
+    /// Counts the workers that are awake and not known to be in a long turn.
+    fn watch_workers(&mut self) -> usize {
+        let shared = self.shared;
+        let now_ns = shared.clock.now_ns();
+        let mut awake = 0;
+        for (number, watched) in self.watched_workers.iter_mut().enumerate() {
+            let turns = shared.turn_counters[number].turns.read();
+            if turns != watched.turns || shared.idle.is_idle(number) {
+                *watched = WatchedWorker { turns, since_ns: now_ns };
+            }
+            let in_long_turn = now_ns - watched.since_ns > WAKE_COST.as_nanos() as u64;
+            awake += usize::from(!in_long_turn && !shared.idle.is_idle(number));
+        }
+        awake
+    }
+
+    /// Runs the turns that are done before a woken worker would arrive.
+    fn assist(&mut self) {
+        let shared = self.shared;
+        if !shared.settings.assist || !self.all_brief || self.ready.is_empty() || shared.queue.len() > 0 {
+            return;
+        }
+        let idle = shared.idle.len();
+        let scene = Scene {
+            backlog: self.ready.len(),
+            idle,
+            awake: shared.settings.workers - idle,
+            mean_turn_ns: shared.mean_turn_ns.load(Ordering::Relaxed),
+        };
+        if !self.rule.can_assist(scene) {
+            return;
+        }
+        shared.poll_counters.assisted.add(scene.backlog as u64);
+        let mut ready = std::mem::take(&mut self.ready);
+        for request in ready.drain(..) {
+            self.ready.extend(self.turns.run(request));
+        }
+        let now_ns = shared.clock.now_ns();
+        worker::fold_pace(shared, (now_ns - self.now_ns) / scene.backlog as u64);
+    }
+}
+
+/// Ticks until `limit` ticks have passed since `since`.
+fn left_ticks(now: u32, since: u32, limit: u32) -> u32 {
+    limit.saturating_sub(now.wrapping_sub(since))
+}

@@ -1,0 +1,37 @@
+//! maitred: a network daemon that shows how it is scheduled.
+//!
+//! One poller thread detects readiness and pushes service requests into a bounded queue; a pool of workers, one per
+//! core, drains it with nonblocking I/O, per-session rings and batched writes. A maître d' meets the guests at the door
+//! and hands them to the waiters. The same services run unchanged on other engines, so that architectures and worker
+//! counts can be compared and nothing else is.
+//!
+//! ```text
+//!                    ┌────────────────────────── engine ──────────────────────────┐
+//!   sockets ──────▶ poller ──▶ service queue ──▶ workers ──▶ session ──▶ handler (service)
+//!      ▲           (net)        (bounded)        (turns)      (rings)     (pure protocol)
+//!      └───────────────────────────── writes ──────────────────┘
+//! ```
+//!
+//! The modules, in reading order:
+//! - [`session`]: a session's protocol state, its rings, its state word, the table; the traits `Service` and `Handler`;
+//! - [`service`]: the protocols, and their registry;
+//! - [`net`]: every system call;
+//! - [`engine`]: who waits for readiness and who runs the turns; `engine/pool` is the reference;
+//! - [`metrics`]: counters, stage times, the summary;
+//! - [`config`], [`cli`], [`error`], [`logging`], [`clock`]: what the user typed, and what the program runs with;
+//! - [`daemon`]: all of it put together, with signals.
+//!
+//! Arrows point one way: `service → session ← engine → net`. The course is in `design/`, beginning with its README.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod engine;
+pub mod error;
+pub mod logging;
+pub mod metrics;
+pub mod net;
+pub mod service;
+pub mod session;
+mod sync;

@@ -1,0 +1,101 @@
+//! Counters: one padded block per thread, written by that thread alone, summed only when somebody reads.
+//!
+//! A count is a relaxed load and a relaxed store, not a read-modify-write: the line stays in its writer's cache, and a
+//! reader sees numbers that were true a moment ago. What false sharing would cost: `design/padding.md`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::session::handler::Closed;
+
+/// A number that one thread writes and anybody may read.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds `more`; for the one writer.
+    pub fn add(&self, more: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+
+    /// Keeps the larger of the present number and `seen`; for the one writer.
+    pub fn raise(&self, seen: u64) {
+        if seen > self.0.load(Ordering::Relaxed) {
+            self.0.store(seen, Ordering::Relaxed);
+        }
+    }
+
+    /// The number now.
+    pub fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one thread that runs turns has done. Written by that thread only.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct TurnCounters {
+    /// Turns run. Written at the start of a turn, so that the poller can see that one takes long.
+    pub turns: Count,
+    /// Bytes read from sockets.
+    pub read_bytes: Count,
+    /// Bytes written to sockets.
+    pub written_bytes: Count,
+    /// Reads that would have blocked.
+    pub read_blocks: Count,
+    /// Writes that would have blocked or were cut short.
+    pub write_blocks: Count,
+    /// Turns that ended because the byte budget was spent.
+    pub budget_stops: Count,
+    /// Turns that ended for want of memory for a ring.
+    pub starved: Count,
+    /// Sessions put back into the queue because reasons came during their turn.
+    pub again: Count,
+    /// Times the queue was full for a session to be put back, so that it was served on the spot.
+    pub carried: Count,
+    /// Times this thread parked because the queue was empty.
+    pub parks: Count,
+    /// Times it gave up its processor before it would have parked.
+    pub yields: Count,
+    /// Times it woke the parked poller.
+    pub poller_wakes: Count,
+    /// Sessions that ended in this thread's hands, by `Closed` in the order of `Closed::ALL`.
+    pub closed: [Count; Closed::ALL.len()],
+}
+
+/// What the poller has done. Written by the poll loop only.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct PollCounters {
+    /// Connections taken off the listeners' backlogs.
+    pub accepted: Count,
+    /// Accepted connections that were closed at once because of a limit.
+    pub turned_away: Count,
+    /// Times accepting paused because descriptors or memory ran out.
+    pub accept_pauses: Count,
+    /// Calls that waited for readiness.
+    pub polls: Count,
+    /// Events of sessions that they brought.
+    pub events: Count,
+    /// The most that one call brought.
+    pub events_max: Count,
+    /// Events that found their session queued or running.
+    pub noted: Count,
+    /// Events of sessions that had ended.
+    pub stale: Count,
+    /// Sessions put into the service queue.
+    pub queued: Count,
+    /// The deepest that the queue was seen.
+    pub queue_depth_max: Count,
+    /// Times a worker was woken.
+    pub wakes: Count,
+    /// Times a worker was woken because the ones awake were seen to be in long turns.
+    pub long_turn_wakes: Count,
+    /// Times the poller parked instead of polling, because the queue held a backlog.
+    pub parks: Count,
+    /// Times it had to wait because the queue was full.
+    pub full_queue_waits: Count,
+    /// Sessions that the poller served itself (`--assist`).
+    pub assisted: Count,
+    /// Timeouts looked at.
+    pub timer_visits: Count,
+}

@@ -1,0 +1,24 @@
+//! Every system call of the daemon, behind types that the engines can reason about.
+//!
+//! Nothing here knows a session, a service or an engine. `Interrupted` is retried here and seen by nobody else;
+//! would-block is passed on as `ErrorKind::WouldBlock`, for the session to treat as a state.
+//!
+//! Read next: `poller.rs` (readiness), `listener.rs` (accepting), `socket.rs` (bytes), `os.rs` (the machine).
+
+pub mod alarm;
+pub mod listener;
+pub mod os;
+pub mod poller;
+pub mod socket;
+
+use rustix::io::Errno;
+
+/// Calls until the answer is not `EINTR`.
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> std::io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! The services: pure protocols, each in a file of its own, and the registry that names them.
+//!
+//! Help text, configuration and the contract tests walk [`SERVICES`]; a new service gets all of them by its entry
+//! here. Nothing in this folder imports anything but `session::handler`. Read next: `echo.rs`.
+
+mod echo;
+
+use std::sync::Arc;
+
+use crate::session::handler::Service;
+
+/// A service as the registry knows it.
+pub struct Entry {
+    /// What the user types: `--listen NAME=…`.
+    pub name: &'static str,
+    /// One line for the help text.
+    pub about: &'static str,
+    /// The schemes it can be reached by.
+    pub schemes: &'static [&'static str],
+    /// Where it listens when the user names no listener: (scheme, port), on loopback.
+    pub default_listeners: &'static [(&'static str, u16)],
+    /// The parameters it takes after `?`, each as `key=expected`.
+    pub parameters: &'static [(&'static str, &'static str)],
+    /// Whether the idle timeout spares its sessions, because silence is their normal state.
+    pub spared_by_idle_timeout: bool,
+    build: fn(&[(String, String)]) -> Result<Arc<dyn Service>, BadParameter>,
+}
+
+/// A parameter that the service does not know, or a value that it does not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadParameter {
+    /// The key that the user typed.
+    pub key: String,
+    /// What would have been right.
+    pub expected: String,
+}
+
+/// All services, in the order in which people are shown them.
+pub const SERVICES: &[Entry] = &[echo::ENTRY];
+
+/// The service of this name.
+pub fn find(name: &str) -> Option<&'static Entry> {
+    SERVICES.iter().find(|entry| entry.name == name)
+}
+
+impl Entry {
+    /// The service with these parameters.
+    ///
+    /// # Errors
+    /// The first parameter that it does not know or whose value it does not take.
+    pub fn build(&self, parameters: &[(String, String)]) -> Result<Arc<dyn Service>, BadParameter> {
+        let unknown = parameters.iter().find(|(key, _)| !self.parameters.iter().any(|(known, _)| known == key));
+        if let Some((key, _)) = unknown {
+            let known: Vec<&str> = self.parameters.iter().map(|(known, _)| *known).collect();
+            let expected = match known.as_slice() {
+                [] => format!("{} takes no parameters", self.name),
+                known => format!("{} takes {}", self.name, known.join(", ")),
+            };
+            return Err(BadParameter { key: key.clone(), expected });
+        }
+        (self.build)(parameters)
+    }
+}

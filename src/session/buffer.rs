@@ -1,0 +1,417 @@
+//! Ring buffers, and the leases by which sessions come to hold them only while bytes are in flight.
+//!
+//! [`Inbound`] is filled by the socket and drained by the handler's answers; what a handler forwards leaves from the
+//! very bytes it came into. [`Outbound`] holds bytes that a handler made itself. Both borrow a [`Ring`] from the
+//! worker's own [`Leases`] and give it back when they are empty, so that an idle session holds no buffer and a busy
+//! worker uses the same warm memory again and again.
+//!
+//! Invariants:
+//! - *segments-in-order*: a ring of input reads `forwarded | held | dropped | unread`. Forwarded bytes go out before
+//!   the outbound bytes, held ones after them; while any bytes are dropped, nothing more is taken.
+//! - *rings-within-budget*: rings in existence times their size never exceed the [`Budget`]; leases are counted when a
+//!   ring is made, not when it changes hands.
+//!
+//! The only user of `ringbuf`. Read next: `design/buffers.md`.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+
+use ringbuf::traits::{Observer, Raw};
+use ringbuf::{LocalRb, storage::Heap};
+
+use super::handler::Chunks;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// A ring of bytes whose memory has been written once, so that all of it may be lent to the kernel as `&mut [u8]`.
+pub struct Ring(LocalRb<Heap<u8>>);
+
+impl Ring {
+    fn with_capacity(ring_bytes: usize) -> Box<Ring> {
+        let mut ring = LocalRb::new(ring_bytes);
+        ring.push_iter(std::iter::repeat_n(0, ring_bytes));
+        let mut ring = Box::new(Ring(ring));
+        ring.consume(ring_bytes);
+        ring
+    }
+
+    fn len(&self) -> usize {
+        self.0.occupied_len()
+    }
+
+    fn filled(&self) -> (&[u8], &[u8]) {
+        // SAFETY: the range is the occupied part, and `with_capacity` has written every byte. While `self` is borrowed
+        // here, nobody has the exclusive borrow that moving an index or writing takes.
+        #[allow(unsafe_code, reason = "ringbuf lends shared slices only through its raw interface")]
+        let (first, second) = unsafe { self.0.unsafe_slices(self.0.read_index(), self.0.write_index()) };
+        (assume_written(first), assume_written(second))
+    }
+
+    fn vacant(&mut self) -> (&mut [u8], &mut [u8]) {
+        let (first, second) = self.0.vacant_slices_mut();
+        (assume_written_mut(first), assume_written_mut(second))
+    }
+
+    fn fill(&mut self, count: usize) {
+        assert!(count <= self.0.vacant_len());
+        // SAFETY: the assertion above keeps the index within the ring; `with_capacity` has written every byte.
+        #[allow(unsafe_code, reason = "ringbuf asks who keeps the bytes written: this type does")]
+        unsafe {
+            self.0.advance_write_index(count);
+        }
+    }
+
+    /// Removes `count` bytes at the front. An emptied ring starts again at its first byte, so that small messages stay
+    /// in the same few cache lines and a read into an empty ring is always one plain call.
+    fn consume(&mut self, count: usize) {
+        assert!(count <= self.len());
+        if count == self.len() {
+            // SAFETY: equal indices are an empty ring, and nothing is borrowed from it here.
+            #[allow(unsafe_code, reason = "ringbuf has no safe way to start again at the first byte")]
+            unsafe {
+                self.0.set_read_index(0);
+                self.0.set_write_index(0);
+            }
+        } else {
+            self.0.skip(count);
+        }
+    }
+}
+
+fn assume_written(memory: &[MaybeUninit<u8>]) -> &[u8] {
+    // SAFETY: only memory of a `Ring` comes here, and `Ring::with_capacity` has written every byte of it.
+    #[allow(unsafe_code, reason = "ringbuf speaks of uninitialised memory, which a `Ring` has none of")]
+    unsafe {
+        memory.assume_init_ref()
+    }
+}
+
+fn assume_written_mut(memory: &mut [MaybeUninit<u8>]) -> &mut [u8] {
+    // SAFETY: as in `assume_written`.
+    #[allow(unsafe_code, reason = "ringbuf speaks of uninitialised memory, which a `Ring` has none of")]
+    unsafe {
+        memory.assume_init_mut()
+    }
+}
+
+/// The memory of all rings of the daemon together, and whether a session waits for some of it.
+pub struct Budget {
+    limit_bytes: usize,
+    /// Bytes of the rings in existence. Written by every worker, but only when a ring is made or dropped.
+    made_bytes: AtomicUsize,
+    /// Set by the engine while sessions wait for a ring; workers then drop rings rather than keep them.
+    pub(crate) awaited: AtomicBool,
+}
+
+impl Budget {
+    /// A budget of `limit_bytes`; `usize::MAX` for none.
+    pub fn new(limit_bytes: usize) -> Arc<Budget> {
+        Arc::new(Budget { limit_bytes, made_bytes: AtomicUsize::new(0), awaited: AtomicBool::new(false) })
+    }
+
+    /// Bytes of all rings in existence now.
+    pub fn made_bytes(&self) -> usize {
+        self.made_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a ring of this size could be made now.
+    pub fn has_room(&self, ring_bytes: usize) -> bool {
+        self.made_bytes().saturating_add(ring_bytes) <= self.limit_bytes
+    }
+
+    fn try_grow(&self, ring_bytes: usize) -> bool {
+        let before = self.made_bytes.fetch_add(ring_bytes, Ordering::Relaxed);
+        let fits = before.saturating_add(ring_bytes) <= self.limit_bytes;
+        if !fits {
+            self.made_bytes.fetch_sub(ring_bytes, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    fn shrink(&self, ring_bytes: usize) {
+        self.made_bytes.fetch_sub(ring_bytes, Ordering::Relaxed);
+    }
+}
+
+/// One worker's free list of rings. Not shared: taking and giving back cost no synchronisation.
+pub struct Leases {
+    free: Vec<Box<Ring>>,
+    ring_bytes: usize,
+    budget: Arc<Budget>,
+    refused: bool,
+}
+
+impl Leases {
+    /// Rings that a worker keeps when nobody needs them: enough for the sessions of a few turns, little memory.
+    pub const KEPT: usize = 8;
+
+    /// An empty free list of rings of `ring_bytes`, paid for from `budget`.
+    pub fn new(ring_bytes: usize, budget: Arc<Budget>) -> Leases {
+        Leases { free: Vec::with_capacity(Self::KEPT), ring_bytes, budget, refused: false }
+    }
+
+    /// Bytes that one ring holds.
+    pub fn ring_bytes(&self) -> usize {
+        self.ring_bytes
+    }
+
+    /// Whether a lease was refused since the last call of this method.
+    pub(super) fn take_refused(&mut self) -> bool {
+        std::mem::take(&mut self.refused)
+    }
+
+    fn lease(&mut self) -> Option<Box<Ring>> {
+        if let Some(ring) = self.free.pop() {
+            return Some(ring);
+        }
+        if self.budget.try_grow(self.ring_bytes) {
+            return Some(Ring::with_capacity(self.ring_bytes));
+        }
+        self.refused = true;
+        None
+    }
+
+    fn give_back(&mut self, mut ring: Box<Ring>) {
+        if self.free.len() < Self::KEPT && !self.budget.awaited.load(Ordering::Relaxed) {
+            ring.consume(ring.len());
+            self.free.push(ring);
+        } else {
+            drop(ring);
+            self.budget.shrink(self.ring_bytes);
+        }
+    }
+}
+
+impl Drop for Leases {
+    fn drop(&mut self) {
+        self.budget.shrink(self.ring_bytes * self.free.len());
+    }
+}
+
+/// What has come from the peer and has not left again.
+#[derive(Default)]
+pub(super) struct Inbound {
+    ring: Option<Box<Ring>>,
+    forwarded: usize,
+    held: usize,
+    dropped: usize,
+}
+
+impl Inbound {
+    /// Bytes that the handler has not answered for.
+    pub(super) fn unread_len(&self) -> usize {
+        self.len() - self.forwarded - self.held - self.dropped
+    }
+
+    /// Bytes that the handler forwarded and the peer has not been sent.
+    pub(super) fn owed_len(&self) -> usize {
+        self.forwarded + self.held
+    }
+
+    /// Whether some forwarded bytes wait for the outbound ring to be sent first.
+    pub(super) fn has_held(&self) -> bool {
+        self.held > 0
+    }
+
+    /// Whether bytes that the handler discarded wait for forwarded ones before them to be sent.
+    pub(super) fn has_dropped(&self) -> bool {
+        self.dropped > 0
+    }
+
+    /// Whether the handler may be shown input: there is some, and no dropped bytes wait to be skipped before it.
+    pub(super) fn can_show(&self) -> bool {
+        self.dropped == 0 && self.unread_len() > 0
+    }
+
+    /// Whether bytes can be read in once there is a ring.
+    pub(super) fn has_room(&self) -> bool {
+        self.ring.as_ref().is_none_or(|ring| !ring.0.is_full())
+    }
+
+    /// The unread bytes.
+    pub(super) fn unread(&self) -> Chunks<'_> {
+        let Some(ring) = &self.ring else { return Chunks::new(&[], &[]) };
+        let (first, second) = ring.filled();
+        let taken = self.forwarded + self.held + self.dropped;
+        match first.len().checked_sub(taken) {
+            Some(_) => Chunks::new(&first[taken..], second),
+            None => Chunks::new(&second[taken - first.len()..], &[]),
+        }
+    }
+
+    /// Memory to read into: one slice, or two when the ring wraps. None when the budget is spent.
+    pub(super) fn lend<'a>(&'a mut self, leases: &mut Leases) -> Option<(&'a mut [u8], &'a mut [u8])> {
+        if self.ring.is_none() {
+            self.ring = Some(leases.lease()?);
+        }
+        self.ring.as_deref_mut().map(Ring::vacant)
+    }
+
+    /// `count` bytes were read into the lent memory.
+    pub(super) fn fill(&mut self, count: usize) {
+        self.ring.as_deref_mut().expect("filled memory was lent from a ring").fill(count);
+    }
+
+    /// The first `count` unread bytes go out, after the outbound bytes if `after_outbound`.
+    pub(super) fn forward(&mut self, count: usize, after_outbound: bool) {
+        assert!(self.dropped == 0, "segments-in-order");
+        if after_outbound || self.held > 0 {
+            self.held += count;
+        } else {
+            self.forwarded += count;
+        }
+    }
+
+    /// The first `count` unread bytes are dealt with.
+    pub(super) fn discard(&mut self, count: usize) {
+        self.dropped += count;
+        self.skip_dropped();
+    }
+
+    /// Forgets everything unread.
+    pub(super) fn discard_unread(&mut self) {
+        self.discard(self.unread_len());
+    }
+
+    /// The outbound ring is empty: what was held behind it may go.
+    pub(super) fn release_held(&mut self) {
+        self.forwarded += std::mem::take(&mut self.held);
+    }
+
+    /// Of `count` bytes sent, removes those that were forwarded, and says how many they were.
+    pub(super) fn sent(&mut self, count: usize) -> usize {
+        let count = count.min(self.forwarded);
+        self.forwarded -= count;
+        if let Some(ring) = &mut self.ring {
+            ring.consume(count);
+        }
+        self.skip_dropped();
+        count
+    }
+
+    /// Adds the forwarded bytes to `slices`.
+    pub(super) fn gather<'a>(&'a self, slices: &mut Gather<'a>) {
+        if let Some(ring) = &self.ring {
+            let (first, second) = ring.filled();
+            let from_first = first.len().min(self.forwarded);
+            slices.push(&first[..from_first]);
+            slices.push(&second[..self.forwarded - from_first]);
+        }
+    }
+
+    /// Gives the ring back if it is empty.
+    pub(super) fn settle(&mut self, leases: &mut Leases) {
+        if self.len() == 0 {
+            self.release(leases);
+        }
+    }
+
+    /// Gives the ring back with whatever it holds.
+    pub(super) fn release(&mut self, leases: &mut Leases) {
+        if let Some(ring) = self.ring.take() {
+            leases.give_back(ring);
+        }
+        (self.forwarded, self.held, self.dropped) = (0, 0, 0);
+    }
+
+    fn len(&self) -> usize {
+        self.ring.as_ref().map_or(0, |ring| ring.len())
+    }
+
+    fn skip_dropped(&mut self) {
+        if self.dropped > 0 && self.forwarded + self.held == 0 {
+            let count = std::mem::take(&mut self.dropped);
+            self.ring.as_deref_mut().expect("dropped bytes are in a ring").consume(count);
+        }
+    }
+}
+
+/// Bytes that a handler made itself and the peer has not been sent.
+#[derive(Default)]
+pub(super) struct Outbound {
+    ring: Option<Box<Ring>>,
+}
+
+impl Outbound {
+    pub(super) fn len(&self) -> usize {
+        self.ring.as_ref().map_or(0, |ring| ring.len())
+    }
+
+    /// Appends `bytes`, which must fit the ring; false when there is no ring and the budget is spent.
+    pub(super) fn append(&mut self, bytes: &[u8], leases: &mut Leases) -> bool {
+        if self.ring.is_none() {
+            self.ring = leases.lease();
+        }
+        let Some(ring) = &mut self.ring else { return false };
+        let taken = ring.0.push_slice(bytes);
+        assert_eq!(taken, bytes.len(), "the caller has checked the room");
+        true
+    }
+
+    pub(super) fn gather<'a>(&'a self, slices: &mut Gather<'a>) {
+        if let Some(ring) = &self.ring {
+            let (first, second) = ring.filled();
+            slices.push(first);
+            slices.push(second);
+        }
+    }
+
+    pub(super) fn sent(&mut self, count: usize) {
+        if let Some(ring) = &mut self.ring {
+            ring.consume(count);
+        }
+    }
+
+    pub(super) fn settle(&mut self, leases: &mut Leases) {
+        if self.len() == 0 {
+            self.release(leases);
+        }
+    }
+
+    pub(super) fn release(&mut self, leases: &mut Leases) {
+        if let Some(ring) = self.ring.take() {
+            leases.give_back(ring);
+        }
+    }
+}
+
+/// The slices of one write: up to two of forwarded input and two of outbound bytes, empty ones left out.
+pub(super) struct Gather<'a> {
+    slices: [IoSlice<'a>; 4],
+    count: usize,
+    len: usize,
+}
+
+impl<'a> Gather<'a> {
+    pub(super) fn new() -> Self {
+        Gather { slices: [IoSlice::new(&[]); 4], count: 0, len: 0 }
+    }
+
+    pub(super) fn slices(&self) -> &[IoSlice<'a>] {
+        &self.slices[..self.count]
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    fn push(&mut self, slice: &'a [u8]) {
+        if !slice.is_empty() {
+            self.slices[self.count] = IoSlice::new(slice);
+            self.count += 1;
+            self.len += slice.len();
+        }
+    }
+}
+
+/// Calls `read` with one slice, or with two if the lent memory wraps.
+pub(super) fn with_io_slices<T>(
+    (first, second): (&mut [u8], &mut [u8]),
+    read: impl FnOnce(&mut [IoSliceMut<'_>]) -> T,
+) -> T {
+    if second.is_empty() {
+        read(&mut [IoSliceMut::new(first)])
+    } else {
+        read(&mut [IoSliceMut::new(first), IoSliceMut::new(second)])
+    }
+}

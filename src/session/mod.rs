@@ -1,0 +1,384 @@
+//! One session: bytes in, handler, bytes out, without knowing what reads and writes them.
+//!
+//! A session is driven in *turns* by whoever owns it at that moment. A turn reads what the stream holds, shows it to
+//! the handler, carries out the answers and writes what is owed, until nothing is left to do, the stream would block,
+//! or the turn's byte budget is spent. It never waits, and it knows no socket: the engine lends it a [`Stream`].
+//!
+//! | stage | event | what the turn does | next stage |
+//! |---|---|---|---|
+//! | open | input | shows it to the handler; forwards, discards or answers | open |
+//! | open | `Finish`, or FIN and the handler is done | stops showing input | finishing |
+//! | open | `Reject` | ends as `Protocol` | closed |
+//! | finishing | all owed bytes sent, peer's FIN seen | ends as `Finished` | closed |
+//! | finishing | all owed bytes sent, no FIN yet | sends the FIN | lingering |
+//! | lingering | input | drops it | lingering |
+//! | lingering | FIN | ends as `Finished` | closed |
+//! | any | error on the stream | ends as `Reset` or `PeerClosed` | closed |
+//! | any, draining | nothing to read and nothing owed | ends as `Drained` | closed |
+//!
+//! Invariants:
+//! - *no-lost-readiness*: a turn ends as [`TurnEnd::Idle`] only if the stream was drained (a short read, would-block or
+//!   FIN) or reading waits for owed bytes that will make the stream report writable.
+//! - *slow-reader-stops-itself*: nothing is read while the ring is full of owed bytes.
+//! - *idle-holds-nothing*: after a turn with nothing unread and nothing owed the session holds no ring.
+//!
+//! Read next: `handler.rs` for the traits, `buffer.rs` for the rings, `table.rs` for who owns a session when.
+
+pub mod buffer;
+pub mod handler;
+pub mod state;
+pub mod table;
+
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+
+use buffer::{Gather, Inbound, Leases, Outbound, with_io_slices};
+use handler::{Closed, Handler, Next, Reply};
+use state::Reasons;
+
+/// What a session reads from and writes to. Neither call may block; `Interrupted` is not passed on.
+pub trait Stream {
+    /// Reads into the slices in order. `Ok(0)` is the peer's FIN, `WouldBlock` that nothing has come.
+    fn read(&mut self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
+
+    /// Writes from the slices in order. A short count means that the next call would block.
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Sends the FIN: nothing more will be written.
+    fn finish(&mut self) -> io::Result<()>;
+}
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum TurnEnd {
+    /// Nothing to do until the stream is ready again or another reason comes.
+    Idle,
+    /// The byte budget is spent and there may be more: take another turn after the others.
+    Again,
+    /// The memory of all rings is spent: take another turn when some is given back.
+    Starved,
+    /// The session is over.
+    Closed(Closed),
+}
+
+/// What one turn moved, for the counters of whoever ran it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Bytes read from the stream.
+    pub read_bytes: u64,
+    /// Bytes written to the stream.
+    pub written_bytes: u64,
+    /// Reads that would have blocked.
+    pub read_blocks: u64,
+    /// Writes that would have blocked, or were cut short.
+    pub write_blocks: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// `handle_open` has not been called.
+    New,
+    Open,
+    Finishing,
+    Lingering,
+}
+
+/// What to ask the handler next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    Open,
+    Input,
+    Room,
+    End,
+    /// Nobody reads this input any more.
+    Skip,
+    Nothing,
+}
+
+/// The state of one session between and during turns.
+pub struct Session {
+    handler: Box<dyn Handler>,
+    inbound: Inbound,
+    outbound: Outbound,
+    stage: Stage,
+    /// The stream may hold input: set by readiness, cleared by a read that drained it.
+    may_read: bool,
+    /// The stream may take output: cleared by a write cut short, set by readiness.
+    may_write: bool,
+    /// Readiness said that the peer has sent its FIN, so that a short read does not mean a drained stream.
+    end_is_near: bool,
+    /// A read has returned the peer's FIN.
+    ended: bool,
+    /// The handler answered `Room`.
+    wants_room: bool,
+    /// The handler answered `More` to the unread input; it is shown input again when some has come.
+    wants_more: bool,
+    /// The handler answered `More` to the peer's FIN: something other than input will end this session.
+    end_answered: bool,
+    draining: bool,
+}
+
+impl Session {
+    /// A session that has not had its first turn.
+    pub fn new(handler: Box<dyn Handler>) -> Session {
+        Session {
+            handler,
+            inbound: Inbound::default(),
+            outbound: Outbound::default(),
+            stage: Stage::New,
+            may_read: false,
+            may_write: true,
+            end_is_near: false,
+            ended: false,
+            wants_room: false,
+            wants_more: false,
+            end_answered: false,
+            draining: false,
+        }
+    }
+
+    /// Whether the stream has refused bytes that the peer is owed: the engine then waits for it to be writable, and
+    /// for the write timeout.
+    pub fn is_write_blocked(&self) -> bool {
+        !self.may_write
+    }
+
+    /// Whether the session would read if the stream had input, rather than wait for its peer to take bytes first.
+    pub fn wants_input(&self) -> bool {
+        !self.ended && (self.stage == Stage::Lingering || self.inbound.has_room())
+    }
+
+    /// Does all that can be done now, at most `budget_bytes` (and one ring) of input.
+    ///
+    /// # Panics
+    /// If the handler panics, or answers for more bytes than it was shown. The caller ends the session then.
+    pub fn turn(
+        &mut self,
+        stream: &mut impl Stream,
+        reasons: Reasons,
+        leases: &mut Leases,
+        budget_bytes: usize,
+        tally: &mut Tally,
+    ) -> TurnEnd {
+        self.handle_reasons(reasons);
+        let mut left_bytes = budget_bytes;
+        let end = loop {
+            match self.advance(stream, leases, &mut left_bytes, tally) {
+                Ok(true) => {}
+                Ok(false) => break self.transition_end(left_bytes, leases),
+                Err(closed) => break TurnEnd::Closed(closed),
+            }
+        };
+        let starved = leases.take_refused();
+        let end = if starved && end == TurnEnd::Idle { TurnEnd::Starved } else { end };
+        self.inbound.settle(leases);
+        self.outbound.settle(leases);
+        end
+    }
+
+    /// Gives back what the session holds; for its owner, before it drops the session.
+    pub fn release(&mut self, leases: &mut Leases) {
+        self.inbound.release(leases);
+        self.outbound.release(leases);
+    }
+
+    fn handle_reasons(&mut self, reasons: Reasons) {
+        self.may_read |= reasons.intersects(Reasons::READABLE | Reasons::ENDED | Reasons::DRAIN) && !self.ended;
+        self.may_write |= reasons.intersects(Reasons::WRITABLE);
+        self.end_is_near |= reasons.intersects(Reasons::ENDED);
+        self.draining |= reasons.intersects(Reasons::DRAIN);
+    }
+
+    /// One round of read, answer and write. True if it changed anything.
+    fn advance(
+        &mut self,
+        stream: &mut impl Stream,
+        leases: &mut Leases,
+        left_bytes: &mut usize,
+        tally: &mut Tally,
+    ) -> Result<bool, Closed> {
+        let mut changed = self.receive(stream, leases, left_bytes, tally)?;
+        while self.answer(leases, left_bytes)? {
+            changed = true;
+        }
+        changed |= self.send(stream, tally)?;
+        if self.stage == Stage::Finishing && self.owed_len() == 0 {
+            if self.ended {
+                return Err(Closed::Finished);
+            }
+            stream.finish().map_err(|error| closed_by(&error))?;
+            self.stage = Stage::Lingering;
+            changed = true;
+        }
+        if self.stage == Stage::Lingering && self.ended {
+            return Err(Closed::Finished);
+        }
+        Ok(changed)
+    }
+
+    fn receive(
+        &mut self,
+        stream: &mut impl Stream,
+        leases: &mut Leases,
+        left_bytes: &mut usize,
+        tally: &mut Tally,
+    ) -> Result<bool, Closed> {
+        if !self.may_read || *left_bytes == 0 || !self.inbound.has_room() {
+            return Ok(false);
+        }
+        let Some(memory) = self.inbound.lend(leases) else { return Ok(false) };
+        let room = memory.0.len() + memory.1.len();
+        match with_io_slices(memory, |slices| stream.read(slices)) {
+            Ok(0) => {
+                self.may_read = false;
+                self.ended = true;
+                Ok(true)
+            }
+            Ok(count) => {
+                self.inbound.fill(count);
+                // A short read drained the stream: what comes later is a new edge. Unless the edge of the FIN was
+                // already seen, which nothing would repeat.
+                self.may_read = count == room || self.end_is_near;
+                self.wants_more = false;
+                *left_bytes = left_bytes.saturating_sub(count);
+                tally.read_bytes += count as u64;
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.may_read = false;
+                tally.read_blocks += 1;
+                Ok(false)
+            }
+            Err(error) => Err(closed_by(&error)),
+        }
+    }
+
+    /// Asks the handler once, if there is something to ask. True if the answer changed anything.
+    fn answer(&mut self, leases: &mut Leases, left_bytes: &mut usize) -> Result<bool, Closed> {
+        let room = if self.inbound.has_held() { 0 } else { leases.ring_bytes() - self.outbound.len() };
+        let question = self.poll_question(room.min(*left_bytes));
+        let shown = self.inbound.unread();
+        let shown_len = shown.len();
+        let mut reply = Reply::new(&mut self.outbound, leases, room);
+        let next = match question {
+            Question::Nothing => return Ok(false),
+            Question::Skip => {
+                self.inbound.discard_unread();
+                return Ok(true);
+            }
+            Question::Open => self.handler.handle_open(&mut reply),
+            Question::Room => self.handler.handle_room(&mut reply),
+            Question::Input => self.handler.handle_input(shown, &mut reply),
+            Question::End => self.handler.handle_end(shown, &mut reply),
+        };
+        let said = room - reply.room();
+        *left_bytes = left_bytes.saturating_sub(said);
+        self.wants_room = false;
+        if self.stage == Stage::New {
+            self.stage = Stage::Open;
+        }
+        self.transition_answer(next, question, shown_len).map(|changed| changed || said > 0)
+    }
+
+    fn poll_question(&self, room: usize) -> Question {
+        let can_show = self.inbound.can_show();
+        match self.stage {
+            Stage::New => Question::Open,
+            Stage::Finishing | Stage::Lingering if can_show => Question::Skip,
+            Stage::Finishing | Stage::Lingering => Question::Nothing,
+            Stage::Open if self.wants_room && room == 0 => Question::Nothing,
+            Stage::Open if self.wants_room => Question::Room,
+            Stage::Open if can_show && !self.wants_more => Question::Input,
+            Stage::Open if self.ended && !self.end_answered && !self.inbound.has_dropped() => Question::End,
+            Stage::Open => Question::Nothing,
+        }
+    }
+
+    fn transition_answer(&mut self, next: Next, question: Question, shown_len: usize) -> Result<bool, Closed> {
+        match next {
+            Next::Forward(count) => {
+                assert!((1..=shown_len).contains(&count), "answers-name-shown-bytes: Forward({count}) of {shown_len}");
+                self.inbound.forward(count, self.outbound.len() > 0);
+            }
+            Next::Discard(count) => {
+                assert!((1..=shown_len).contains(&count), "answers-name-shown-bytes: Discard({count}) of {shown_len}");
+                self.inbound.discard(count);
+            }
+            Next::More => {
+                match question {
+                    // A frame larger than the ring: the rest of it could never come.
+                    Question::Input if !self.inbound.has_room() && self.owed_len() == 0 => {
+                        return Err(Closed::Protocol);
+                    }
+                    Question::Input => self.wants_more = true,
+                    Question::End => self.end_answered = true,
+                    _ => {}
+                }
+                return Ok(false);
+            }
+            Next::Room => {
+                self.wants_room = true;
+                return Ok(false);
+            }
+            Next::Finish { forward } => {
+                assert!(forward <= shown_len, "answers-name-shown-bytes: Finish({forward}) of {shown_len}");
+                self.inbound.forward(forward, self.outbound.len() > 0);
+                self.stage = Stage::Finishing;
+                self.inbound.discard_unread();
+            }
+            Next::Reject(_) => return Err(Closed::Protocol),
+        }
+        Ok(true)
+    }
+
+    fn send(&mut self, stream: &mut impl Stream, tally: &mut Tally) -> Result<bool, Closed> {
+        if !self.may_write || self.owed_len() == 0 {
+            return Ok(false);
+        }
+        let mut gather = Gather::new();
+        self.inbound.gather(&mut gather);
+        self.outbound.gather(&mut gather);
+        let (owed, result) = (gather.len(), stream.write(gather.slices()));
+        let count = match result {
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(closed_by(&error)),
+        };
+        if count < owed {
+            self.may_write = false;
+            tally.write_blocks += 1;
+        }
+        tally.written_bytes += count as u64;
+        let forwarded = self.inbound.sent(count);
+        self.outbound.sent(count - forwarded);
+        if self.outbound.len() == 0 {
+            self.inbound.release_held();
+        }
+        Ok(count > 0)
+    }
+
+    fn transition_end(&self, left_bytes: usize, leases: &Leases) -> TurnEnd {
+        let could_read = self.may_read && self.inbound.has_room();
+        let could_say = self.wants_room && !self.inbound.has_held() && self.outbound.len() < leases.ring_bytes();
+        if left_bytes == 0 && (could_read || could_say) {
+            return TurnEnd::Again;
+        }
+        if self.draining && !self.may_read && self.owed_len() == 0 {
+            let said_all = self.stage == Stage::Lingering;
+            return TurnEnd::Closed(if said_all { Closed::Finished } else { Closed::Drained });
+        }
+        TurnEnd::Idle
+    }
+
+    fn owed_len(&self) -> usize {
+        self.inbound.owed_len() + self.outbound.len()
+    }
+}
+
+/// Which end an error on the stream is. What is not a reset is a peer that can no longer be reached.
+fn closed_by(error: &io::Error) -> Closed {
+    match error.kind() {
+        ErrorKind::ConnectionReset => Closed::Reset,
+        _ => Closed::PeerClosed,
+    }
+}
