@@ -36,7 +36,7 @@ use crate::random::Random;
 /// Few enough that arrivals are looked at often, enough to amortise the wait.
 const EVENTS: usize = 256;
 const TIMER: u64 = u64::MAX;
-/// How long the open loop waits for what is in flight after its last arrival.
+/// How long a slice waits for what is in flight when its window is over.
 const GRACE: Duration = Duration::from_secs(1);
 /// A sleeping virtual CPU takes tens of microseconds to wake; a send later than this says that the
 /// generator itself was short of CPU.
@@ -326,16 +326,16 @@ impl Generator {
         }
     }
 
+    /// Sends what is due by now, and no more: a generator that is behind must still read replies.
     #[inline]
-    fn send_due(&mut self, arrivals: &mut Arriving<'_>, mut now_ns: u64, window: &Range<u64>) {
-        while let Some(arrival) = arrivals.next_if(|arrival| arrival.at_ns <= now_ns) {
+    fn send_due(&mut self, arrivals: &mut Arriving<'_>, due_ns: u64, window: &Range<u64>) {
+        while let Some(arrival) = arrivals.next_if(|arrival| arrival.at_ns <= due_ns) {
             if window.contains(&arrival.at_ns) {
-                let late_ns = now_ns - arrival.at_ns;
+                let late_ns = self.now_ns() - arrival.at_ns;
                 self.totals.late.saturating_record(late_ns);
                 self.totals.late_sends += u64::from(late_ns > LATE_NS);
             }
             self.ask(arrival.connection, 1, arrival.at_ns);
-            now_ns = self.now_ns();
         }
     }
 
@@ -444,12 +444,14 @@ impl Generator {
                     return 0;
                 }
             };
-            if self.pattern.stream(connection.key, connection.read, len) != &self.inbox[..len] {
+            let is_right = self.pattern.stream(connection.key, connection.read, len) == &self.inbox[..len];
+            completed += connection.read.advance(len, self.pattern.size());
+            // A reply to what was never asked is wrong as well.
+            if !is_right || completed > connection.from_ns.len() as u64 {
                 self.errors.wrong_bytes += 1;
                 self.bury(index);
                 return 0;
             }
-            completed += connection.read.advance(len, self.pattern.size());
             if len < self.inbox.len() && !ends {
                 break;
             }

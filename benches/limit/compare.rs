@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::thread::ClockId;
 use serde_json::json;
 
 use crate::account::{self, Account, Host};
@@ -27,7 +28,7 @@ use crate::process::{self, Server};
 use crate::random::Random;
 use crate::report::show_ratio;
 use crate::rows::{Goal, Metric, Placement, ROWS, Row, Shape};
-use crate::statistics::Estimate;
+use crate::statistics::{Estimate, median};
 
 /// The ratio of a row's headline is known when its interval is this narrow, either way.
 const RESOLVED: f64 = 0.03;
@@ -304,10 +305,9 @@ impl<'a> Comparison<'a> {
 
     /// The baseline that is harder to beat.
     pub(crate) fn better_baseline(&self, metric: Metric) -> Option<&Variant> {
-        let median =
-            |variant: &&Variant| Estimate::of(&variant.values(metric)).map_or(f64::NAN, |estimate| estimate.median);
+        let value = |variant: &&Variant| median(&variant.values(metric)).unwrap_or(f64::NAN);
         self.baselines().max_by(|a, b| {
-            let order = median(a).total_cmp(&median(b));
+            let order = value(a).total_cmp(&value(b));
             if metric.higher_is_better() { order } else { order.reverse() }
         })
     }
@@ -371,7 +371,9 @@ impl Others {
     }
 
     fn run_ns(servers: &[Server]) -> io::Result<u64> {
-        let mut own_ns = Account::of(std::process::id())?.run_ns;
+        // Not the sum over threads: the one that put the load has ended by now.
+        let own = rustix::time::clock_gettime(ClockId::ProcessCPUTime);
+        let mut own_ns = own.tv_sec as u64 * 1_000_000_000 + own.tv_nsec as u64;
         for server in servers {
             own_ns += Account::of(server.pid())?.run_ns;
         }
@@ -429,9 +431,9 @@ fn in_order<T>(mut indexed: Vec<(usize, T)>) -> Vec<T> {
     indexed.into_iter().map(|(_, item)| item).collect()
 }
 
-/// The paired ratio: round by round, then its median.
+/// The paired ratio: round by round, then its centre.
 pub(crate) fn ratio(variant: &Variant, baseline: &Variant, metric: Metric) -> Option<Estimate> {
     let pairs = variant.values(metric).into_iter().zip(baseline.values(metric));
     let ratios: Vec<f64> = pairs.filter(|(_, below)| *below > 0.0).map(|(above, below)| above / below).collect();
-    Estimate::of(&ratios)
+    Estimate::of_ratios(&ratios)
 }

@@ -196,8 +196,12 @@ fn run(command: Command) -> io::Result<()> {
             let shape = client::Load { connections, size_bytes, arrivals };
             let mut generator = client::Generator::connect(shape, load.address, load.pid)?;
             generator.run(client::Slice { settle: load.warmup, measured: load.duration, seed: load.seed })?;
-            println!("{}", serde_json::to_string(&generator.report())?);
-            Ok(())
+            let report = generator.report();
+            println!("{}", serde_json::to_string(&report)?);
+            match report.errors.wrong_bytes + report.errors.disconnects {
+                0 => Ok(()),
+                errors => Err(io::Error::other(format!("{errors} connections failed"))),
+            }
         }
         Command::Launch(launch) => Err(process::become_program(launch.parent, launch.cpu, &launch.command)),
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::compare::{Comparison, Role, Variant, ratio};
 use crate::rows::{Goal, Metric};
-use crate::statistics::Estimate;
+use crate::statistics::{Estimate, median};
 
 impl Comparison<'_> {
     pub(crate) fn print(&self) {
@@ -29,10 +29,10 @@ impl Comparison<'_> {
         for metric in self.metrics() {
             let mut title = metric.name();
             for variant in &self.variants {
-                let Some(value) = Estimate::of(&variant.values(metric)) else {
+                let Some(value) = median(&variant.values(metric)) else {
                     continue;
                 };
-                print!("  {title:<21}{:<19}{:>11}", variant.name, show_value(value.median));
+                print!("  {title:<21}{:<19}{:>11}", variant.name, show_value(value));
                 title = "";
                 let ratios = self.ratios(variant, metric);
                 for baseline in &baselines {
@@ -57,16 +57,16 @@ impl Comparison<'_> {
     /// How hard the load had to work, and who disturbed it: a generator that was short of CPU
     /// measures itself.
     fn print_load(&self) {
-        if let Some(others) = Estimate::of(&self.others) {
-            println!("  other programs: {:.0}% of a CPU", others.median * 100.0);
+        if let Some(others) = median(&self.others) {
+            println!("  other programs: {:.0}% of a CPU", others * 100.0);
         }
         for variant in &self.variants {
             let reports = || variant.samples.iter().filter_map(|sample| sample.report.as_ref());
             let shares: Vec<f64> = reports().map(|report| report.generator.cpu_util).collect();
-            let Some(share) = Estimate::of(&shares) else {
+            let Some(share) = median(&shares) else {
                 continue;
             };
-            print!("  load of {}: {:.0}% of a CPU", variant.name, share.median * 100.0);
+            print!("  load of {}: {:.0}% of a CPU", variant.name, share * 100.0);
             if self.row.is_open_loop() {
                 let late: u64 = reports().map(|report| report.generator.late_sends).sum();
                 let sent: u64 = reports().map(|report| report.requests).sum();
@@ -84,7 +84,7 @@ impl Comparison<'_> {
     pub(crate) fn to_json(&self) -> Value {
         let estimate = |estimate: Estimate| {
             let (low, high) = estimate.interval.unzip();
-            json!({ "median": estimate.median, "low": low, "high": high })
+            json!({ "center": estimate.center, "low": low, "high": high })
         };
         let metrics: Vec<Value> = (self.metrics())
             .flat_map(|metric| self.variants.iter().map(move |variant| (metric, variant)))
@@ -95,7 +95,7 @@ impl Comparison<'_> {
                 json!({
                     "metric": metric.name(),
                     "variant": variant.name,
-                    "value": Estimate::of(&variant.values(metric)).map(estimate),
+                    "median": median(&variant.values(metric)),
                     "values": variant.values(metric),
                     "ratios": ratios,
                     "goal": self.goal(metric).map(show_goal),
@@ -146,32 +146,32 @@ impl Comparison<'_> {
 #[derive(Clone, Copy)]
 enum Verdict {
     Met,
-    MetByMedian,
-    MissedByMedian,
+    MetUnresolved,
+    MissedUnresolved,
     Missed,
 }
 
 impl Verdict {
     fn at_most(estimate: Estimate, limit: f64) -> Self {
         let (low, high) = estimate.interval.unwrap_or((f64::NEG_INFINITY, f64::INFINITY));
-        match estimate.median.total_cmp(&limit) {
+        match estimate.center.total_cmp(&limit) {
             Ordering::Less | Ordering::Equal if high <= limit => Self::Met,
-            Ordering::Less | Ordering::Equal => Self::MetByMedian,
+            Ordering::Less | Ordering::Equal => Self::MetUnresolved,
             Ordering::Greater if low > limit => Self::Missed,
-            Ordering::Greater => Self::MissedByMedian,
+            Ordering::Greater => Self::MissedUnresolved,
         }
     }
 
     fn at_least(estimate: Estimate, limit: f64) -> Self {
         let interval = estimate.interval.map(|(low, high)| (-high, -low));
-        Self::at_most(Estimate { median: -estimate.median, interval }, -limit)
+        Self::at_most(Estimate { center: -estimate.center, interval }, -limit)
     }
 
     fn name(self) -> &'static str {
         match self {
             Self::Met => "met",
-            Self::MetByMedian => "met, not resolved",
-            Self::MissedByMedian => "missed, not resolved",
+            Self::MetUnresolved => "met, not resolved",
+            Self::MissedUnresolved => "missed, not resolved",
             Self::Missed => "MISSED",
         }
     }
@@ -187,8 +187,8 @@ fn show_goal(goal: Goal) -> String {
 
 pub(crate) fn show_ratio(ratio: Estimate) -> String {
     match ratio.interval {
-        Some((low, high)) => format!("{:.3} [{low:.3}, {high:.3}]", ratio.median),
-        None => format!("{:.3}", ratio.median),
+        Some((low, high)) => format!("{:.3} [{low:.3}, {high:.3}]", ratio.center),
+        None => format!("{:.3}", ratio.center),
     }
 }
 

@@ -1,14 +1,16 @@
-//! Medians and their interval.
+//! The centre of a few noisy values, and its 95% interval.
 //!
-//! The interval is the exact, distribution-free one from order statistics: the k-th smallest and
-//! k-th largest value enclose the median unless fewer than k of n fair coins fall on one side. It
-//! makes no assumption about how a noisy machine disturbs a run, one wild round cannot widen it
-//! for ever, and nothing is resampled. It takes six values to promise 95%.
+//! Both come from the means of all pairs (Hodges and Lehmann): the centre is their median, the
+//! interval lies between two of them, chosen by the exact distribution of Wilcoxon's signed ranks.
+//! That supposes symmetry and nothing else, which the logarithms of ratios of interleaved runs
+//! have when nothing differs; a wild round cannot move it, as it would a mean; and it needs a
+//! third fewer rounds than the interval of a plain median. Six values are the least that promise
+//! 95%.
 
-/// A median with its 95% interval.
+/// A centre with its 95% interval.
 #[derive(Clone, Copy)]
 pub(crate) struct Estimate {
-    pub(crate) median: f64,
+    pub(crate) center: f64,
     /// Absent below six values.
     pub(crate) interval: Option<(f64, f64)>,
 }
@@ -16,16 +18,20 @@ pub(crate) struct Estimate {
 impl Estimate {
     /// Absent without values.
     pub(crate) fn of(values: &[f64]) -> Option<Self> {
-        if values.is_empty() {
-            return None;
-        }
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let n = sorted.len();
-        let median = (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0;
-        let outside = values_outside(n);
-        let interval = (outside > 0).then(|| (sorted[outside - 1], sorted[n - outside]));
-        Some(Self { median, interval })
+        let mut means: Vec<f64> = (values.iter().enumerate())
+            .flat_map(|(index, a)| values[index..].iter().map(move |b| (a + b) / 2.0))
+            .collect();
+        means.sort_by(f64::total_cmp);
+        let outside = means_outside(values.len());
+        let interval = (outside > 0).then(|| (means[outside - 1], means[means.len() - outside]));
+        Some(Self { center: median(&means)?, interval })
+    }
+
+    /// Of ratios: centred between their logarithms, so that `a / b` and `b / a` say the same.
+    pub(crate) fn of_ratios(ratios: &[f64]) -> Option<Self> {
+        let logarithms: Vec<f64> = ratios.iter().map(|ratio| ratio.ln()).collect();
+        let Self { center, interval } = Self::of(&logarithms)?;
+        Some(Self { center: center.exp(), interval: interval.map(|(low, high)| (low.exp(), high.exp())) })
     }
 
     /// Whether a ratio is known to within `share`, say 0.03 for three percent either way.
@@ -34,17 +40,29 @@ impl Estimate {
     }
 }
 
-/// The largest k such that a median lies outside the k-th smallest and k-th largest of `n` values
-/// at most one time in twenty; 0 if there is none.
-fn values_outside(n: usize) -> usize {
-    let mut probability = 0.5_f64.powi(n as i32);
-    let mut cumulative = 0.0;
-    for k in 0..n {
-        cumulative += probability;
-        if cumulative > 0.025 {
-            return k;
+/// Absent without values.
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let n = sorted.len();
+    (n > 0).then(|| (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0)
+}
+
+/// The largest k such that the centre lies outside the k-th smallest and k-th largest mean of
+/// pairs of `n` values at most one time in twenty; 0 if there is none.
+fn means_outside(n: usize) -> usize {
+    // The chance of each sum of ranks, when every rank from 1 to n counts or not by a fair coin.
+    let mut chances = vec![0.0; n * (n + 1) / 2 + 1];
+    chances[0] = 1.0;
+    for rank in 1..=n {
+        for sum in (0..chances.len()).rev() {
+            let with_rank = if sum >= rank { chances[sum - rank] } else { 0.0 };
+            chances[sum] = (chances[sum] + with_rank) / 2.0;
         }
-        probability *= (n - k) as f64 / (k + 1) as f64;
     }
-    0
+    let cumulative = chances.iter().scan(0.0, |total, chance| {
+        *total += chance;
+        Some(*total)
+    });
+    cumulative.take_while(|chance| *chance <= 0.025).count()
 }

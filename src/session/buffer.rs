@@ -203,6 +203,11 @@ impl Inbound {
         self.len() - self.forwarded - self.held - self.dropped
     }
 
+    /// Whether nothing is held for the session.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Bytes that the handler forwarded and the peer has not been sent.
     pub(super) fn owed_len(&self) -> usize {
         self.forwarded + self.held

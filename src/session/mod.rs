@@ -32,7 +32,7 @@ pub mod table;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 
 use buffer::{Gather, Inbound, Leases, Outbound, with_io_slices};
-use handler::{Closed, Handler, Next, Reply};
+use handler::{Chunks, Closed, Handler, Next, Reply};
 use state::Reasons;
 
 /// What a session reads from and writes to. Neither call may block; `Interrupted` is not passed on.
@@ -111,6 +111,9 @@ pub struct Session {
     ended: bool,
     /// The handler answered `Room`.
     wants_room: bool,
+    /// The handler was offered the room that there is and said nothing; it is asked again in the next turn, or sooner
+    /// when some more has left.
+    room_in_vain: bool,
     /// The handler answered `More` to the unread input; it is shown input again when some has come.
     wants_more: bool,
     /// The handler answered `More` to the peer's FIN: something other than input will end this session.
@@ -131,6 +134,7 @@ impl Session {
             end_is_near: false,
             ended: false,
             wants_room: false,
+            room_in_vain: false,
             wants_more: false,
             end_answered: false,
             draining: false,
@@ -145,7 +149,8 @@ impl Session {
 
     /// Whether the session would read if the stream had input, rather than wait for its peer to take bytes first.
     pub fn wants_input(&self) -> bool {
-        !self.ended && (self.stage == Stage::Lingering || self.inbound.has_room())
+        // What is known to wait, waits for owed bytes to leave; to be told of it again would change nothing.
+        !self.ended && !self.may_read && (self.stage == Stage::Lingering || self.inbound.has_room())
     }
 
     /// Does all that can be done now, at most `budget_bytes` (and one ring) of input.
@@ -161,16 +166,18 @@ impl Session {
         tally: &mut Tally,
     ) -> TurnEnd {
         self.handle_reasons(reasons);
+        // What a turn that panicked was refused is none of this one's business.
+        leases.take_refused();
+        self.room_in_vain = false;
         let mut left_bytes = budget_bytes;
         let end = loop {
             match self.advance(stream, leases, &mut left_bytes, tally) {
-                Ok(true) => {}
-                Ok(false) => break self.transition_end(left_bytes, leases),
+                // The common turn is one round; a second would only find that there is nothing more to do.
+                Ok(true) if !self.is_settled() => {}
+                Ok(_) => break self.transition_end(left_bytes, leases),
                 Err(closed) => break TurnEnd::Closed(closed),
             }
         };
-        let starved = leases.take_refused();
-        let end = if starved && end == TurnEnd::Idle { TurnEnd::Starved } else { end };
         self.inbound.settle(leases);
         self.outbound.settle(leases);
         end
@@ -202,6 +209,11 @@ impl Session {
             changed = true;
         }
         changed |= self.send(stream, tally)?;
+        // A frame larger than the ring: the rest of it could never come.
+        let frame_is_stuck = self.wants_more && !self.inbound.has_room() && self.owed_len() == 0;
+        if self.stage == Stage::Open && frame_is_stuck {
+            return Err(Closed::Protocol);
+        }
         if self.stage == Stage::Finishing && self.owed_len() == 0 {
             if self.ended {
                 return Err(Closed::Finished);
@@ -257,23 +269,26 @@ impl Session {
     fn answer(&mut self, leases: &mut Leases, left_bytes: &mut usize) -> Result<bool, Closed> {
         let room = if self.inbound.has_held() { 0 } else { leases.ring_bytes() - self.outbound.len() };
         let question = self.poll_question(room.min(*left_bytes));
-        let shown = self.inbound.unread();
-        let shown_len = shown.len();
-        let mut reply = Reply::new(&mut self.outbound, leases, room);
-        let next = match question {
+        let (shown, shown_len) = match question {
             Question::Nothing => return Ok(false),
             Question::Skip => {
                 self.inbound.discard_unread();
                 return Ok(true);
             }
+            Question::Input | Question::End => (self.inbound.unread(), self.inbound.unread_len()),
+            Question::Open | Question::Room => (Chunks::new(&[], &[]), 0),
+        };
+        let mut reply = Reply::new(&mut self.outbound, leases, room);
+        let next = match question {
             Question::Open => self.handler.handle_open(&mut reply),
             Question::Room => self.handler.handle_room(&mut reply),
-            Question::Input => self.handler.handle_input(shown, &mut reply),
             Question::End => self.handler.handle_end(shown, &mut reply),
+            _ => self.handler.handle_input(shown, &mut reply),
         };
         let said = room - reply.room();
         *left_bytes = left_bytes.saturating_sub(said);
         self.wants_room = false;
+        self.room_in_vain = said == 0 && (self.room_in_vain || question == Question::Room);
         if self.stage == Stage::New {
             self.stage = Stage::Open;
         }
@@ -286,7 +301,7 @@ impl Session {
             Stage::New => Question::Open,
             Stage::Finishing | Stage::Lingering if can_show => Question::Skip,
             Stage::Finishing | Stage::Lingering => Question::Nothing,
-            Stage::Open if self.wants_room && room == 0 => Question::Nothing,
+            Stage::Open if self.wants_room && (room == 0 || self.room_in_vain) => Question::Nothing,
             Stage::Open if self.wants_room => Question::Room,
             Stage::Open if can_show && !self.wants_more => Question::Input,
             Stage::Open if self.ended && !self.end_answered && !self.inbound.has_dropped() => Question::End,
@@ -304,21 +319,23 @@ impl Session {
                 assert!((1..=shown_len).contains(&count), "answers-name-shown-bytes: Discard({count}) of {shown_len}");
                 self.inbound.discard(count);
             }
-            Next::More => {
-                match question {
-                    // A frame larger than the ring: the rest of it could never come.
-                    Question::Input if !self.inbound.has_room() && self.owed_len() == 0 => {
-                        return Err(Closed::Protocol);
-                    }
-                    Question::Input => self.wants_more = true,
-                    Question::End => self.end_answered = true,
-                    _ => {}
+            Next::More => match question {
+                Question::Input => {
+                    self.wants_more = true;
+                    // The end, if it is known already, is the next question.
+                    return Ok(self.ended);
                 }
-                return Ok(false);
-            }
+                Question::End => {
+                    self.end_answered = true;
+                    return Ok(false);
+                }
+                // Input and the end may have waited for this answer.
+                _ => {}
+            },
             Next::Room => {
                 self.wants_room = true;
-                return Ok(false);
+                // There may be room already; a handler that was just offered it waits for more.
+                return Ok(question != Question::Room);
             }
             Next::Finish { forward } => {
                 assert!(forward <= shown_len, "answers-name-shown-bytes: Finish({forward}) of {shown_len}");
@@ -351,23 +368,37 @@ impl Session {
         tally.written_bytes += count as u64;
         let forwarded = self.inbound.sent(count);
         self.outbound.sent(count - forwarded);
+        self.room_in_vain &= count == 0;
         if self.outbound.len() == 0 {
             self.inbound.release_held();
         }
         Ok(count > 0)
     }
 
-    fn transition_end(&self, left_bytes: usize, leases: &Leases) -> TurnEnd {
+    fn transition_end(&self, left_bytes: usize, leases: &mut Leases) -> TurnEnd {
+        let starved = leases.take_refused();
         let could_read = self.may_read && self.inbound.has_room();
-        let could_say = self.wants_room && !self.inbound.has_held() && self.outbound.len() < leases.ring_bytes();
+        let has_room = !self.inbound.has_held() && self.outbound.len() < leases.ring_bytes();
+        let could_say = self.wants_room && has_room && !self.room_in_vain;
         if left_bytes == 0 && (could_read || could_say) {
             return TurnEnd::Again;
+        }
+        if starved {
+            // Who is owed bytes that the stream refused hears from the stream, and gives memory back by then. Such a
+            // session must not wait for others to do so: all of them could be waiting like this.
+            return if self.may_write { TurnEnd::Starved } else { TurnEnd::Idle };
         }
         if self.draining && !self.may_read && self.owed_len() == 0 {
             let said_all = self.stage == Stage::Lingering;
             return TurnEnd::Closed(if said_all { Closed::Finished } else { Closed::Drained });
         }
         TurnEnd::Idle
+    }
+
+    /// Whether another round could not change anything: an open session with nothing to read, answer or send.
+    fn is_settled(&self) -> bool {
+        let nothing_held = self.inbound.is_empty() && self.outbound.len() == 0;
+        nothing_held && self.stage == Stage::Open && !(self.may_read || self.ended || self.wants_room)
     }
 
     fn owed_len(&self) -> usize {

@@ -20,7 +20,8 @@
 //!   session again. No transition discards a reason but `close`.
 //! - *stale-keys-miss*: the generation is part of the word, so a key of an ended session changes nothing.
 //!
-//! The argument in full is in `engine/pool/README.md`; `tests` below model-check it under loom.
+//! The argument in full is in `engine/pool/README.md`; `loom_models` below check it under loom, and those of `table.rs`
+//! check what the word guards.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -203,4 +204,262 @@ fn word(generation: u32, phase: u64) -> u64 {
 
 fn generation_of(word: u64) -> u32 {
     (word >> 32) as u32
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const SOME: Reasons = Reasons::READABLE;
+    const OTHERS: Reasons = Reasons::TIMER;
+
+    fn idle_word(generation: u32) -> StateWord {
+        let word = StateWord::vacant(generation);
+        word.open(generation);
+        word
+    }
+
+    fn running_word(generation: u32, reasons: Reasons) -> StateWord {
+        let word = idle_word(generation);
+        assert_eq!(word.schedule(generation, reasons), Scheduled::Enqueue);
+        assert_eq!(word.claim(generation), reasons);
+        word
+    }
+
+    #[test]
+    fn a_session_goes_round_from_vacant_to_vacant() {
+        let word = StateWord::vacant(5);
+        assert_eq!((word.vacant_generation(), word.live_generation()), (5, None));
+        word.open(5);
+        assert_eq!(word.live_generation(), Some(5));
+        assert_eq!(word.schedule(5, SOME), Scheduled::Enqueue);
+        assert_eq!(word.claim(5), SOME);
+        assert_eq!(word.release(5), Released::Idle);
+        assert_eq!(word.schedule(5, OTHERS), Scheduled::Enqueue);
+        assert_eq!(word.claim(5), OTHERS);
+        word.close(5);
+        assert_eq!((word.vacant_generation(), word.live_generation()), (6, None));
+    }
+
+    #[test]
+    fn only_the_first_reason_enqueues() {
+        let word = idle_word(1);
+        assert_eq!(word.schedule(1, SOME), Scheduled::Enqueue);
+        assert_eq!(word.schedule(1, SOME), Scheduled::Noted);
+        assert_eq!(word.schedule(1, OTHERS), Scheduled::Noted);
+        assert_eq!(word.claim(1), SOME | OTHERS);
+    }
+
+    #[test]
+    fn reasons_of_a_running_session_come_with_the_next_claim() {
+        let word = running_word(1, SOME);
+        assert_eq!(word.schedule(1, OTHERS), Scheduled::Noted);
+        assert_eq!(word.schedule(1, Reasons::KILL), Scheduled::Noted);
+        assert_eq!(word.release(1), Released::Again);
+        assert_eq!(word.claim(1), OTHERS | Reasons::KILL);
+        assert_eq!(word.release(1), Released::Idle);
+    }
+
+    #[test]
+    fn requeue_keeps_its_reason_and_those_that_came() {
+        let word = running_word(1, SOME);
+        assert_eq!(word.schedule(1, OTHERS), Scheduled::Noted);
+        word.requeue(1, Reasons::RESUME);
+        assert_eq!(word.schedule(1, Reasons::DRAIN), Scheduled::Noted, "queued already");
+        assert_eq!(word.claim(1), OTHERS | Reasons::RESUME | Reasons::DRAIN);
+    }
+
+    #[test]
+    fn a_turn_may_begin_without_a_reason() {
+        let word = running_word(1, SOME);
+        word.requeue(1, Reasons::NONE);
+        assert!(word.claim(1).is_empty());
+    }
+
+    #[test]
+    fn keys_of_other_generations_change_nothing() {
+        let word = idle_word(7);
+        for stale in [0, 6, 8, u32::MAX >> 1] {
+            assert_eq!(word.schedule(stale, SOME), Scheduled::Stale);
+        }
+        assert_eq!(word.schedule(7, OTHERS), Scheduled::Enqueue);
+        assert_eq!(word.claim(7), OTHERS);
+        word.close(7);
+        for stale in [7, 8] {
+            assert_eq!(word.schedule(stale, SOME), Scheduled::Stale, "nobody lives here");
+        }
+    }
+
+    #[test]
+    fn generations_wrap_past_zero_and_below_the_top_bit() {
+        let last = u32::MAX >> 1;
+        let word = running_word(last, SOME);
+        word.close(last);
+        assert_eq!(word.vacant_generation(), 1);
+        word.open(1);
+        assert_eq!(word.schedule(last, SOME), Scheduled::Stale);
+        assert_eq!(word.schedule(1, SOME), Scheduled::Enqueue);
+    }
+
+    #[test]
+    fn every_reason_is_a_bit_of_its_own_clear_of_phase_and_generation() {
+        let all = [
+            Reasons::READABLE,
+            Reasons::WRITABLE,
+            Reasons::ENDED,
+            Reasons::TIMER,
+            Reasons::DRAIN,
+            Reasons::KILL,
+            Reasons::DRAIN_OVER,
+            Reasons::RESUME,
+        ];
+        let mut seen = Reasons::NONE;
+        for reason in all {
+            assert_eq!(reason.0.count_ones(), 1);
+            assert!(!seen.intersects(reason));
+            seen |= reason;
+        }
+        assert_eq!(seen.0 & !Reasons::ALL, 0);
+        assert_eq!(Reasons::ALL & (PHASE | u64::from(u32::MAX) << 32), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "one-owner")]
+    fn a_session_that_is_not_queued_cannot_be_claimed() {
+        let _ = idle_word(1).claim(1);
+    }
+
+    #[test]
+    #[should_panic(expected = "one-owner")]
+    fn a_session_that_nobody_runs_cannot_be_given_back() {
+        idle_word(1).requeue(1, Reasons::NONE);
+    }
+
+    #[test]
+    #[should_panic(expected = "one-owner")]
+    fn a_session_that_nobody_runs_cannot_be_closed() {
+        idle_word(1).close(1);
+    }
+
+    #[test]
+    #[should_panic(expected = "one-owner")]
+    fn a_session_cannot_begin_where_one_lives() {
+        idle_word(1).open(1);
+    }
+}
+
+/// The word alone, with a queue of one place behind a lock: no reason is lost, nobody queues twice.
+#[cfg(all(test, loom))]
+mod loom_models {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::sync::{Mutex, model, thread};
+
+    const GENERATION: u32 = 1;
+
+    struct Place {
+        word: StateWord,
+        /// The queue: whether the key is in it.
+        queued: Mutex<bool>,
+        taken: Mutex<Reasons>,
+    }
+
+    impl Place {
+        fn idle() -> Arc<Place> {
+            let word = StateWord::vacant(GENERATION);
+            word.open(GENERATION);
+            Arc::new(Place { word, queued: Mutex::new(false), taken: Mutex::new(Reasons::NONE) })
+        }
+
+        fn schedule(&self, reasons: Reasons) {
+            match self.word.schedule(GENERATION, reasons) {
+                Scheduled::Enqueue => self.put(),
+                Scheduled::Noted => {}
+                Scheduled::Stale => unreachable!("the session lives"),
+            }
+        }
+
+        fn put(&self) {
+            let before = std::mem::replace(&mut *self.queued.lock().unwrap(), true);
+            assert!(!before, "queued-once");
+        }
+
+        /// A turn, if the key is in the queue: once more if `again`, else until the reasons say so.
+        fn turn(&self, again: bool) -> bool {
+            if !std::mem::take(&mut *self.queued.lock().unwrap()) {
+                return false;
+            }
+            *self.taken.lock().unwrap() |= self.word.claim(GENERATION);
+            if again {
+                self.word.requeue(GENERATION, Reasons::RESUME);
+                self.put();
+            } else if self.word.release(GENERATION) == Released::Again {
+                self.put();
+            }
+            true
+        }
+
+        fn assert_nothing_stranded(&self, expected: Reasons) {
+            while self.turn(false) {}
+            assert_eq!(*self.taken.lock().unwrap(), expected, "never-stranded");
+            assert_eq!(self.word.0.load(Ordering::Acquire), word(GENERATION, IDLE));
+        }
+    }
+
+    /// Two threads have a reason each while a worker runs a turn or two.
+    #[test]
+    fn reasons_of_two_schedulers_reach_an_owner() {
+        model(|| {
+            let place = Place::idle();
+            let threads = [Reasons::READABLE, Reasons::TIMER].map(|reasons| {
+                let place = Arc::clone(&place);
+                thread::spawn(move || place.schedule(reasons))
+            });
+            place.turn(false);
+            place.turn(false);
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            place.assert_nothing_stranded(Reasons::READABLE | Reasons::TIMER);
+        });
+    }
+
+    /// One thread has two reasons in a row, so that the second can meet any phase, and two workers run turns.
+    #[test]
+    fn two_workers_never_own_it_at_once() {
+        model(|| {
+            let place = Place::idle();
+            let worker = {
+                let place = Arc::clone(&place);
+                thread::spawn(move || place.turn(false))
+            };
+            let scheduler = {
+                let place = Arc::clone(&place);
+                thread::spawn(move || {
+                    place.schedule(Reasons::READABLE);
+                    place.schedule(Reasons::WRITABLE);
+                })
+            };
+            place.turn(false);
+            worker.join().unwrap();
+            scheduler.join().unwrap();
+            place.assert_nothing_stranded(Reasons::READABLE | Reasons::WRITABLE);
+        });
+    }
+
+    /// A turn that asks for another one while reasons come: neither hides the other.
+    #[test]
+    fn requeue_races_with_reasons() {
+        model(|| {
+            let place = Place::idle();
+            place.schedule(Reasons::READABLE);
+            let threads = [Reasons::WRITABLE, Reasons::KILL].map(|reasons| {
+                let place = Arc::clone(&place);
+                thread::spawn(move || place.schedule(reasons))
+            });
+            place.turn(true);
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            let all = Reasons::READABLE | Reasons::WRITABLE | Reasons::KILL | Reasons::RESUME;
+            place.assert_nothing_stranded(all);
+        });
+    }
 }

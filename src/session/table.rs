@@ -59,8 +59,9 @@ pub struct Slot<T> {
 #[allow(unsafe_code, reason = "the session's cell")]
 unsafe impl<T: Send> Sync for Slot<T> {}
 
-/// Slots per chunk: 32 KiB at 128 bytes a slot.
-const CHUNK: usize = 256;
+/// Slots per chunk: 32 KiB at 128 bytes a slot. Two under loom, which makes every one of them anew for every
+/// interleaving.
+const CHUNK: usize = if cfg!(loom) { 2 } else { 256 };
 
 /// All slots, and which of them are free.
 pub struct Table<T> {
@@ -267,5 +268,300 @@ impl<T> DerefMut for Claim<'_, T> {
             #[allow(unsafe_code, reason = "the session's cell")]
             unsafe { (*cell).as_mut() }.expect("a claimed slot holds a session")
         })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+
+    fn begin<T>(table: &Table<T>, content: T) -> Key {
+        let vacancy = table.reserve().expect("the table has room");
+        let key = vacancy.key();
+        vacancy.fill(content, 1);
+        key
+    }
+
+    fn claim<T>(table: &Table<T>, key: Key) -> Claim<'_, T> {
+        assert_eq!(table.schedule(key, Reasons::READABLE), Scheduled::Enqueue);
+        table.claim(key)
+    }
+
+    #[test]
+    fn keys_survive_the_way_through_the_kernel() {
+        for (index, generation) in [(0, 1), (7, 1), (u32::MAX, 1), (0, u32::MAX >> 1), (u32::MAX, u32::MAX >> 1)] {
+            let key = Key { index, generation };
+            assert_eq!(Key::from_u64(key.to_u64()), Some(key));
+            assert!(key.to_u64() >= 1 << 32, "smaller numbers are the engine's own");
+            assert!(key.to_u64() < u64::MAX, "polling keeps this one for itself");
+        }
+        for number in [0, 1, u64::from(u32::MAX)] {
+            assert_eq!(Key::from_u64(number), None);
+        }
+    }
+
+    #[test]
+    fn a_table_takes_its_limit_and_no_more() {
+        for limit in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3] {
+            let table = Table::new(limit);
+            let keys: Vec<Key> = (0..limit).map(|number| begin(&table, number)).collect();
+            assert!(table.reserve().is_none());
+            assert_eq!(table.live(), limit);
+            assert_eq!(table.keys().collect::<Vec<_>>(), keys);
+            let Some(&last) = keys.last() else { continue };
+            assert_eq!(claim(&table, last).close(), limit - 1);
+            assert_eq!(table.live(), limit - 1);
+            assert!(table.reserve().is_some());
+        }
+    }
+
+    #[test]
+    fn a_vacancy_that_is_dropped_is_vacant_again() {
+        let table = Table::<()>::new(1);
+        let vacancy = table.reserve().expect("the table has room");
+        let key = vacancy.key();
+        assert!(table.reserve().is_none(), "set aside");
+        assert_eq!(table.schedule(key, Reasons::READABLE), Scheduled::Stale, "not begun");
+        assert_eq!((table.live(), table.keys().count()), (0, 0));
+        drop(vacancy);
+        let again = table.reserve().expect("vacant again");
+        assert_eq!(again.key(), key, "nobody lived here, so that the generation is the same");
+        again.fill((), 1);
+        assert_eq!(table.live(), 1);
+    }
+
+    #[test]
+    fn a_slot_that_was_vacated_last_is_used_next_under_a_new_key() {
+        let table = Table::new(3);
+        let keys = [begin(&table, 'a'), begin(&table, 'b'), begin(&table, 'c')];
+        assert_eq!(claim(&table, keys[0]).close(), 'a');
+        assert_eq!(claim(&table, keys[2]).close(), 'c');
+        let next = begin(&table, 'd');
+        assert_eq!(next.index(), keys[2].index());
+        assert_ne!(next, keys[2]);
+        assert_eq!(table.schedule(keys[2], Reasons::KILL), Scheduled::Stale);
+        assert_eq!(*claim(&table, next), 'd');
+        assert_eq!(table.keys().collect::<Vec<_>>(), [keys[1], next]);
+    }
+
+    #[test]
+    fn keys_and_key_at_show_the_living_whatever_their_phase() {
+        let table = Table::new(4);
+        let [idle, queued, running, ended] = [(); 4].map(|()| begin(&table, ()));
+        assert_eq!(table.schedule(queued, Reasons::TIMER), Scheduled::Enqueue);
+        let held = claim(&table, running);
+        claim(&table, ended).close();
+        assert_eq!(table.keys().collect::<Vec<_>>(), [idle, queued, running]);
+        assert_eq!(table.key_at(ended.index()), None);
+        assert_eq!(table.key_at(idle.index()), Some(idle));
+        assert_eq!(held.release(), Released::Idle);
+    }
+
+    #[test]
+    fn generations_of_a_slot_wrap() {
+        let mut table = Table::new(1);
+        claim(&table, begin(&table, ())).close();
+        // As if two thousand million sessions had lived here.
+        let last = u32::MAX >> 1;
+        table.chunks[0].get_mut().expect("used")[0].state = StateWord::vacant(last);
+        let old = begin(&table, ());
+        assert_eq!(old, Key { index: 0, generation: last });
+        claim(&table, old).close();
+        let new = begin(&table, ());
+        assert_eq!(new, Key { index: 0, generation: 1 });
+        assert_eq!(table.schedule(old, Reasons::KILL), Scheduled::Stale);
+        claim(&table, new).close();
+    }
+
+    #[test]
+    fn what_a_claim_changes_the_next_one_finds() {
+        let table = Table::new(1);
+        let key = begin(&table, vec![1]);
+        let mut first = claim(&table, key);
+        assert_eq!((first.key(), first.reasons()), (key, Reasons::READABLE));
+        first.push(2);
+        first.requeue(Reasons::RESUME);
+        let mut second = table.claim(key);
+        assert_eq!(second.reasons(), Reasons::RESUME);
+        second.push(3);
+        assert_eq!(table.schedule(key, Reasons::KILL), Scheduled::Noted);
+        assert_eq!(second.release(), Released::Again);
+        let third = table.claim(key);
+        assert_eq!(third.reasons(), Reasons::KILL);
+        assert_eq!(third.close(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_new_session_begins_with_its_own_ticks() {
+        let table = Table::new(1);
+        let old = begin(&table, ());
+        table.slot(old).blocked_tick.store(9, Ordering::Relaxed);
+        claim(&table, old).close();
+        let vacancy = table.reserve().expect("vacated");
+        let key = vacancy.key();
+        vacancy.fill((), 77);
+        let slot = table.slot(key);
+        assert_eq!(slot.last_ready_tick.load(Ordering::Relaxed), 77);
+        assert_eq!(slot.blocked_tick.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_lives_in_a_table_goes_with_it() {
+        let content = Rc::new(());
+        let table = Table::new(2);
+        begin(&table, Rc::clone(&content));
+        drop(claim(&table, begin(&table, Rc::clone(&content))).close());
+        assert_eq!(Rc::strong_count(&content), 2);
+        drop(table);
+        assert_eq!(Rc::strong_count(&content), 1);
+    }
+
+    #[test]
+    fn neighbours_share_no_pair_of_cache_lines() {
+        assert_eq!(align_of::<Slot<[u8; 40]>>() % 128, 0);
+        assert_eq!(size_of::<Slot<[u8; 40]>>(), 128);
+    }
+}
+
+/// The table with a queue behind a lock: what a claim reaches is touched by one thread at a time, each of which sees
+/// what the one before it wrote. Loom watches the accesses to the slot's cell.
+#[cfg(all(test, loom))]
+mod loom_models {
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::sync::{model, thread};
+
+    struct Place {
+        table: Table<u32>,
+        queue: Mutex<VecDeque<Key>>,
+    }
+
+    impl Place {
+        /// A table of one slot.
+        fn new() -> Arc<Place> {
+            Arc::new(Place { table: Table::new(1), queue: Mutex::new(VecDeque::new()) })
+        }
+
+        fn begin(&self, content: u32) -> Option<Key> {
+            let vacancy = self.table.reserve()?;
+            let key = vacancy.key();
+            vacancy.fill(content, 1);
+            Some(key)
+        }
+
+        fn schedule(&self, key: Key, reasons: Reasons) -> Scheduled {
+            let scheduled = self.table.schedule(key, reasons);
+            if scheduled == Scheduled::Enqueue {
+                self.put(key);
+            }
+            scheduled
+        }
+
+        fn put(&self, key: Key) {
+            let mut queue = self.queue.lock().unwrap();
+            assert!(!queue.contains(&key), "queued-once");
+            queue.push_back(key);
+        }
+
+        fn take(&self) -> Option<Key> {
+            self.queue.lock().unwrap().pop_front()
+        }
+
+        /// A turn, if there is something in the queue: adds one to the content.
+        fn turn(&self) -> bool {
+            let Some(key) = self.take() else { return false };
+            let mut claim = self.table.claim(key);
+            *claim += 1;
+            if claim.release() == Released::Again {
+                self.put(key);
+            }
+            true
+        }
+    }
+
+    /// Three threads schedule and run turns over one slot. Every turn adds one to what the turns before it left.
+    #[test]
+    fn an_owner_sees_what_the_owner_before_it_wrote() {
+        model(|| {
+            let place = Place::new();
+            let key = place.begin(0).unwrap();
+            let threads = [(); 2].map(|()| {
+                let place = Arc::clone(&place);
+                thread::spawn(move || {
+                    let _ = place.schedule(key, Reasons::READABLE);
+                    u32::from(place.turn())
+                })
+            });
+            let mut turns = u32::from(place.turn());
+            turns += threads.map(|thread| thread.join().unwrap()).iter().sum::<u32>();
+            while place.turn() {
+                turns += 1;
+            }
+            let _ = place.schedule(key, Reasons::KILL);
+            let claim = place.table.claim(place.take().unwrap());
+            assert_eq!(claim.reasons(), Reasons::KILL, "never-stranded");
+            assert_eq!(claim.close(), turns);
+        });
+    }
+
+    /// A session ends and its slot is filled again while a third thread has reasons for the one that ended.
+    #[test]
+    fn a_stale_key_misses_the_next_session() {
+        model(|| {
+            let place = Place::new();
+            let old = place.begin(10).unwrap();
+            let _ = place.schedule(old, Reasons::READABLE);
+            let late = {
+                let place = Arc::clone(&place);
+                thread::spawn(move || {
+                    assert_ne!(place.schedule(old, Reasons::KILL), Scheduled::Enqueue, "it is queued until it ends");
+                })
+            };
+            let filler = {
+                let place = Arc::clone(&place);
+                thread::spawn(move || {
+                    let new = place.begin(20);
+                    if let Some(new) = new {
+                        assert_eq!(place.schedule(new, Reasons::TIMER), Scheduled::Enqueue);
+                    }
+                    new
+                })
+            };
+            let claim = place.table.claim(place.take().unwrap());
+            assert_eq!(claim.close(), 10);
+            late.join().unwrap();
+            let new = filler.join().unwrap();
+            assert_eq!(place.table.live(), usize::from(new.is_some()));
+            assert_eq!(place.take(), new);
+            if let Some(new) = new {
+                assert_eq!(place.table.schedule(old, Reasons::KILL), Scheduled::Stale);
+                let claim = place.table.claim(new);
+                assert_eq!(claim.reasons(), Reasons::TIMER);
+                assert_eq!(claim.close(), 20);
+            }
+        });
+    }
+
+    /// Somebody who looks at all slots while a session begins sees none or the whole of it.
+    #[test]
+    fn a_key_that_is_seen_leads_to_a_full_slot() {
+        model(|| {
+            let place = Place::new();
+            let filler = {
+                let place = Arc::clone(&place);
+                thread::spawn(move || place.begin(10).unwrap())
+            };
+            let seen = place.table.keys().next();
+            if let Some(key) = seen {
+                assert_eq!(place.schedule(key, Reasons::KILL), Scheduled::Enqueue);
+                assert_eq!(place.table.claim(place.take().unwrap()).close(), 10);
+            }
+            filler.join().unwrap();
+            assert_eq!(place.table.live(), usize::from(seen.is_none()));
+        });
     }
 }

@@ -1,8 +1,8 @@
 //! The engine `pool`, the reference: one poller thread, a bounded service queue, N workers.
 //!
-//! Starts, joins and stops four parts: `poll_loop.rs` finds ready sessions and queues them, `service_queue.rs` is the
-//! queue, `worker.rs` takes one request at a time and runs the turn, `parking.rs` with `wake_rule.rs` decides who
-//! sleeps and whom to wake. The argument that no session is stranded is in `README.md` beside this file.
+//! Starts, joins and stops its parts: `poll_loop.rs` finds ready sessions, `hand_off.rs` queues them and wakes whom it takes,
+//! `service_queue.rs` is the queue, `worker.rs` takes one request at a time and runs the turn; `parking.rs` and
+//! `wake_rule.rs` are how to sleep and whom to wake. The argument that no session is stranded is in `README.md` beside this file.
 //!
 //! Shutdown, in this order; each step finds the stage before it closed and empty:
 //! 1. the poller accepts what still waits, closes the listeners and schedules every session to end;
@@ -11,6 +11,7 @@
 //! 4. the workers find the queue empty and return;
 //! 5. `join` checks the books: accepted = turned away + the sum of all `Closed`.
 
+mod hand_off;
 mod parking;
 mod poll_loop;
 mod service_queue;
@@ -39,6 +40,7 @@ use crate::session::table::Table;
 
 use parking::{IdleStack, Seat};
 use service_queue::{Request, ServiceQueue};
+use wake_rule::WakeCost;
 
 /// What the poller and the workers share. Each field says who writes it.
 struct Shared {
@@ -63,6 +65,9 @@ struct Shared {
     starving: Mutex<VecDeque<Request>>,
     /// Moving average of a turn. Written now and then by workers; a lost update does no harm.
     mean_turn_ns: AtomicU64,
+    wake_cost: WakeCost,
+    /// When the poller last woke workers. Written by the poller before it does, read by the woken.
+    woken_ns: AtomicU64,
     /// Present tick. Written by the poller after every wait, read by workers whose peer blocks or whose timer rang.
     tick: AtomicU32,
     idle_ticks: AtomicU32,
@@ -73,6 +78,8 @@ struct Shared {
     stopping: AtomicBool,
     /// Commands not yet carried out. Written by anybody, taken by the poller.
     commands: Mutex<Vec<Command>>,
+    /// Whether there are some, for a poller that is busy. Set by whoever adds one, cleared by the poller.
+    has_commands: AtomicBool,
     /// One block for each worker, and one for the poller's own turns.
     turn_counters: Box<[TurnCounters]>,
     stages: Box<[StageRecorder]>,
@@ -126,12 +133,15 @@ impl Pool {
             budget: Budget::new(settings.limits.max_buffer_bytes),
             starving: Mutex::new(VecDeque::new()),
             mean_turn_ns: AtomicU64::new(worker::FIRST_GUESS_NS),
+            wake_cost: WakeCost::new(),
+            woken_ns: AtomicU64::new(0),
             tick: AtomicU32::new(Clock::tick_of(clock.now_ns())),
             idle_ticks: AtomicU32::new(Clock::ticks(settings.limits.idle_timeout)),
             write_ticks: AtomicU32::new(Clock::ticks(settings.limits.write_timeout)),
             draining: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             commands: Mutex::new(Vec::new()),
+            has_commands: AtomicBool::new(false),
             turn_counters: (0..=workers).map(|_| TurnCounters::default()).collect(),
             stages: (0..=workers).map(|_| StageRecorder::default()).collect(),
             poll_counters: PollCounters::default(),
@@ -170,6 +180,7 @@ impl Pool {
 impl Running for Pool {
     fn command(&self, command: Command) {
         self.shared.commands.lock().expect("no thread panics while it holds this lock").push(command);
+        self.shared.has_commands.store(true, Ordering::SeqCst);
         self.shared.poller.wake();
     }
 

@@ -10,12 +10,13 @@
 //! - *wake-one-once*: a worker leaves the stack of the idle exactly once per sleep, taken by the waker, who thereby owes
 //!   it an unpark; or by itself, when its last look found work.
 //!
-//! The looks are at indices that `crossbeam-channel` writes with sequentially consistent read-modify-writes and the
-//! flags here are sequentially consistent too, so that all of them have one order. Checked under loom with a queue
-//! behind a lock, which gives the same order.
+//! The looks are at indices that `crossbeam-channel` writes with sequentially consistent read-modify-writes and reads
+//! with sequentially consistent loads, and the flags here are sequentially consistent too, so that all of them have one
+//! order. `loom_models` below check both sleeps under loom. Loom takes such loads and stores for weaker ones (acquire
+//! and release), and could not see that order; in the models it comes from the lock of the queue's stand-in, which a
+//! put or a take and a last look both hold: whichever is later sees all that was done before the earlier one.
 
 use std::sync::OnceLock;
-#[cfg(not(loom))]
 use std::time::Duration;
 
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -73,6 +74,32 @@ impl Seat {
             thread::park_timeout(limit);
         }
         self.get_up();
+    }
+
+    /// Sleeps until woken. The limit only makes a missed wake cheaper, so that the models do without.
+    #[cfg(loom)]
+    pub(super) fn sleep_at_most(&self, _limit: Duration) {
+        self.sleep();
+    }
+
+    /// Sleeps until woken, or until `limit` has passed, unless what the owner waits for `has_come` already when it has
+    /// said that it will sleep. Whether it slept.
+    #[cfg_attr(not(loom), allow(dead_code, reason = "the poll loop spells it out"))]
+    pub(super) fn sleep_unless(&self, limit: Duration, has_come: impl FnOnce() -> bool) -> bool {
+        self.lie_down();
+        if has_come() {
+            self.get_up();
+            return false;
+        }
+        self.sleep_at_most(limit);
+        true
+    }
+
+    /// Wakes the owner if it sleeps and what it waits for `has_come`; whether this call did. For those who have just
+    /// brought it.
+    #[cfg_attr(not(loom), allow(dead_code, reason = "the workers spell it out"))]
+    pub(super) fn wake_if(&self, has_come: impl FnOnce() -> bool) -> bool {
+        self.is_sleeping() && has_come() && self.wake()
     }
 
     /// Wakes the owner if it sleeps and nobody else has woken it; whether this call did.
@@ -134,6 +161,30 @@ impl IdleStack {
         self.seats[worker].sleep();
     }
 
+    /// Sleeps until a waker takes `worker` off the stack, unless it `has_work` after all when it has said that it will
+    /// sleep. Whether it slept.
+    #[cfg_attr(not(loom), allow(dead_code, reason = "the workers spell it out"))]
+    pub(super) fn sleep_unless(&self, worker: usize, has_work: impl FnOnce() -> bool) -> bool {
+        self.enter(worker);
+        if has_work() {
+            self.leave(worker);
+            return false;
+        }
+        self.sleep(worker);
+        true
+    }
+
+    /// Wakes all who sleep, for the last time. Takes the lock even if nobody seems to sleep: who lies down after that
+    /// sees on its last look what the caller did before.
+    #[cfg_attr(not(loom), allow(dead_code, reason = "the poll loop spells it out"))]
+    pub(super) fn wake_all(&self) {
+        let mut sleepers = self.lock();
+        self.len.store(0, Ordering::SeqCst);
+        for worker in sleepers.drain(..) {
+            self.seats[worker].wake();
+        }
+    }
+
     /// Wakes the worker that lay down last; whether there was one.
     pub(super) fn wake_one(&self) -> bool {
         if self.len() == 0 {
@@ -153,5 +204,270 @@ impl IdleStack {
 
     fn lock(&self) -> MutexGuard<'_, Vec<usize>> {
         self.sleepers.lock().expect("no thread panics while it holds this lock")
+    }
+}
+
+/// The two sleeps with the queue's stand-in. A missed wake is a thread that sleeps for ever, which loom reports.
+#[cfg(all(test, loom))]
+mod loom_models {
+    use std::sync::Arc;
+
+    use super::super::service_queue::{Request, ServiceQueue};
+    use super::*;
+    use crate::session::table::Key;
+    use crate::sync::model;
+
+    /// Tells the worker that takes it to return.
+    const LAST: u32 = 0;
+
+    struct Pool {
+        queue: ServiceQueue,
+        idle: IdleStack,
+        poller_seat: Seat,
+        low_water: usize,
+        workers: usize,
+        /// Requests that have not been served.
+        left: AtomicUsize,
+    }
+
+    impl Pool {
+        fn new(workers: usize, requests: usize, low_water: usize) -> Arc<Pool> {
+            Arc::new(Pool {
+                queue: ServiceQueue::new(4),
+                idle: IdleStack::new(workers),
+                poller_seat: Seat::default(),
+                low_water,
+                workers,
+                left: AtomicUsize::new(requests),
+            })
+        }
+
+        fn put(&self, index: u32) {
+            let key = Key::from_u64(1 << 32 | u64::from(index)).unwrap();
+            assert!(self.queue.try_put(Request { key, ready_ns: 0 }).is_ok(), "the models never fill the queue");
+        }
+
+        /// What the wake rule must do at the least: wake one when nobody is awake. Whoever is awake will look at the
+        /// queue before it sleeps.
+        fn wake_if_all_sleep(&self) {
+            if self.idle.len() == self.workers {
+                self.idle.wake_one();
+            }
+        }
+
+        fn is_low(&self) -> bool {
+            self.queue.len() <= self.low_water
+        }
+
+        /// As workers do: one request, then a look at the poller's seat.
+        fn take(&self) -> Option<u32> {
+            let request = self.queue.try_take();
+            self.poller_seat.wake_if(|| self.is_low());
+            request.map(|request| request.key.index())
+        }
+
+        /// Takes `requests`, without a rest.
+        fn take_all(&self, mut requests: usize) {
+            while requests > 0 {
+                match self.take() {
+                    Some(_) => requests -= 1,
+                    None => thread::yield_now(),
+                }
+            }
+        }
+
+        /// As the poller does. A worker that looked at the seat before the poller last got up may wake it too early,
+        /// so that it looks again.
+        fn park_poller(&self) {
+            while self.poller_seat.sleep_unless(Duration::MAX, || self.is_low()) {}
+        }
+
+        /// Serves requests and rests until one is the last; then tells the other workers, if any.
+        fn work(&self, worker: usize) {
+            self.idle.occupy(worker);
+            loop {
+                match self.take() {
+                    None => {
+                        self.idle.sleep_unless(worker, || self.queue.len() > 0);
+                    }
+                    Some(LAST) => return,
+                    Some(_) => {
+                        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                            for _ in 1..self.workers {
+                                self.put(LAST);
+                                self.idle.wake_one();
+                            }
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+
+        fn spawn_worker(self: &Arc<Pool>, worker: usize) -> thread::JoinHandle<()> {
+            let pool = Arc::clone(self);
+            thread::spawn(move || pool.work(worker))
+        }
+
+        fn assert_all_up(&self) {
+            assert_eq!(self.idle.len(), 0, "wake-one-once");
+            assert!(self.idle.lock().is_empty(), "wake-one-once");
+            assert!((0..self.workers).all(|worker| !self.idle.is_idle(worker)), "wake-one-once");
+            assert_eq!(self.queue.len(), 0);
+        }
+    }
+
+    /// Two puts, each while the worker may be anywhere between its last take and its sleep.
+    #[test]
+    fn a_put_is_not_missed_by_a_worker_that_lies_down() {
+        model(|| {
+            let pool = Pool::new(1, 2, 0);
+            let worker = pool.spawn_worker(0);
+            for index in [1, 2] {
+                pool.put(index);
+                pool.wake_if_all_sleep();
+            }
+            worker.join().unwrap();
+            pool.assert_all_up();
+        });
+    }
+
+    /// Two workers, and one that wakes only when nobody is awake.
+    #[test]
+    fn a_put_is_not_missed_by_two_workers() {
+        model(|| {
+            let pool = Pool::new(2, 2, 0);
+            let workers = [0, 1].map(|worker| pool.spawn_worker(worker));
+            for index in [1, 2] {
+                pool.put(index);
+                pool.wake_if_all_sleep();
+            }
+            workers.into_iter().for_each(|worker| worker.join().unwrap());
+            pool.assert_all_up();
+        });
+    }
+
+    /// A wake that meets a worker which has found work and lies down again is used up or takes it off the stack; it
+    /// never leaves it there awake.
+    #[test]
+    fn a_wake_races_with_leaving_and_lying_down_again() {
+        model(|| {
+            let pool = Pool::new(1, 0, 0);
+            let worker = {
+                let pool = Arc::clone(&pool);
+                thread::spawn(move || {
+                    pool.idle.occupy(0);
+                    assert!(!pool.idle.sleep_unless(0, || true));
+                    pool.idle.sleep_unless(0, || pool.queue.len() > 0);
+                    let on_stack = pool.idle.lock().len();
+                    assert_eq!(on_stack, 0, "wake-one-once");
+                })
+            };
+            let early = pool.idle.wake_one();
+            pool.put(1);
+            let late = pool.idle.wake_one();
+            worker.join().unwrap();
+            assert!(early || late || pool.queue.len() == 1);
+            assert!(pool.take().is_some());
+            pool.assert_all_up();
+        });
+    }
+
+    /// Of two wakers, one wakes the only sleeper.
+    #[test]
+    fn a_sleeper_is_woken_by_one_waker() {
+        model(|| {
+            let pool = Pool::new(1, 0, 0);
+            let waker = {
+                let pool = Arc::clone(&pool);
+                thread::spawn(move || pool.idle.wake_one())
+            };
+            let other = {
+                let pool = Arc::clone(&pool);
+                thread::spawn(move || pool.idle.wake_one())
+            };
+            pool.idle.occupy(0);
+            pool.idle.enter(0);
+            let wakes = usize::from(waker.join().unwrap()) + usize::from(other.join().unwrap());
+            assert!(wakes <= 1, "wake-one-once");
+            assert_eq!(pool.idle.len(), 1 - wakes);
+            assert_eq!(pool.idle.is_idle(0), wakes == 0);
+        });
+    }
+
+    /// Who lies down while the pool stops sees it, or is woken.
+    #[test]
+    fn nobody_sleeps_through_the_stop() {
+        model(|| {
+            let pool = Pool::new(2, 0, 0);
+            let stopping = Arc::new(AtomicBool::new(false));
+            let workers = [0, 1].map(|worker| {
+                let (pool, stopping) = (Arc::clone(&pool), Arc::clone(&stopping));
+                thread::spawn(move || {
+                    pool.idle.occupy(worker);
+                    pool.idle.sleep_unless(worker, || stopping.load(Ordering::SeqCst));
+                })
+            });
+            stopping.store(true, Ordering::SeqCst);
+            pool.idle.wake_all();
+            workers.into_iter().for_each(|worker| worker.join().unwrap());
+            pool.assert_all_up();
+        });
+    }
+
+    /// The poller lies down over a backlog while a worker takes it down to the low-water mark, or below.
+    #[test]
+    fn the_poller_does_not_sleep_over_a_low_queue() {
+        for low_water in [0, 1] {
+            model(move || {
+                let pool = Pool::new(1, 0, low_water);
+                pool.poller_seat.occupy();
+                pool.put(1);
+                pool.put(2);
+                let worker = {
+                    let pool = Arc::clone(&pool);
+                    thread::spawn(move || pool.take_all(2))
+                };
+                pool.park_poller();
+                worker.join().unwrap();
+            });
+        }
+    }
+
+    /// The same with two workers, so that the one whose take made the queue low need not be the one that looks first;
+    /// and the poller parks once more, so that a wake for its first park can come late.
+    #[test]
+    fn the_poller_is_woken_by_one_of_two_workers() {
+        model(|| {
+            let pool = Pool::new(2, 0, 0);
+            pool.poller_seat.occupy();
+            pool.put(1);
+            pool.put(2);
+            let workers = [1, 2].map(|requests| {
+                let pool = Arc::clone(&pool);
+                thread::spawn(move || pool.take_all(requests))
+            });
+            pool.park_poller();
+            pool.put(3);
+            pool.park_poller();
+            workers.into_iter().for_each(|worker| worker.join().unwrap());
+        });
+    }
+
+    /// Both sleeps at once: the poller queues, wakes and parks; the worker takes and rests. Never do both sleep.
+    #[test]
+    fn poller_and_worker_never_both_sleep() {
+        model(|| {
+            let pool = Pool::new(1, 2, 0);
+            let worker = pool.spawn_worker(0);
+            pool.poller_seat.occupy();
+            for index in [1, 2] {
+                pool.put(index);
+                pool.wake_if_all_sleep();
+                pool.park_poller();
+            }
+            worker.join().unwrap();
+            pool.assert_all_up();
+        });
     }
 }

@@ -1,15 +1,9 @@
 //! The poller thread: wait for readiness, queue what is ready, wake whom it takes, repeat.
 //!
-//! **Polling on demand.** After queueing, while the queue holds a backlog worth parking for, the poller does not wait
-//! for readiness: it parks until a worker has taken the queue down to the low-water mark, and only then collects all
-//! that became ready meanwhile. Without this, every arrival wakes the poller while the workers are busy, and a batch
-//! never grows (`design/polling-on-demand.md`).
+//! It accepts, looks at timeouts and carries out commands between two waits. Each wait's harvest goes to `hand_off.rs`,
+//! which decides whom to wake and whether to park before the next one.
 //!
-//! It also accepts, looks at timeouts, and carries out commands. It is the only thread that may wait for room in the
-//! queue. It runs a turn itself only with `--assist on`, only for services whose turns are brief, only when every
-//! worker sleeps, and only as many as are done before a woken worker would arrive; such turns are counted.
-//!
-//! Read next: `wake_rule.rs`, `worker.rs`.
+//! Read next: `hand_off.rs`.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -18,26 +12,22 @@ use std::time::Duration;
 
 use log::info;
 
+use super::hand_off::HandOff;
 use super::service_queue::Request;
-use super::wake_rule::{RECHECK, Scene, WAKE_COST, WakeRule};
-use super::worker::{self, Turns};
 use super::{Connection, Shared};
 use crate::clock::{Clock, TICK};
-use crate::config::{Limits, LowWater, Rearm};
+use crate::config::{Limits, Rearm};
 use crate::engine::accept::{Acceptor, Admission};
 use crate::engine::timeouts::Wheel;
 use crate::engine::{Command, Served};
 use crate::net::alarm::Alarm;
-use crate::net::os;
+use crate::net::os::sharpen_timers;
 use crate::net::poller::{Batch, Poller, WAKE_KEY};
 use crate::net::socket::Socket;
 use crate::session::Session;
 use crate::session::handler::Pace;
 use crate::session::state::{Reasons, Scheduled};
 use crate::session::table::Key;
-
-/// How long the poller may be parked: it also accepts and looks at commands.
-const LONGEST_PARK: Duration = Duration::from_millis(1);
 
 /// Connections taken from one listener before sessions have their turn again.
 const ACCEPT_BURST: usize = 64;
@@ -49,30 +39,17 @@ const ALARM_KEY: u64 = WAKE_KEY - 1;
 
 pub(super) struct PollLoop<'a> {
     shared: &'a Shared,
-    rule: WakeRule,
-    turns: Turns<'a>,
+    hand_off: HandOff<'a>,
     acceptors: Vec<Acceptor>,
-    /// Whether every service here is brief, so that the poller may run a turn itself.
-    all_brief: bool,
     limits: Limits,
     batch: Batch,
-    /// Sessions that this thread moved to *queued* and has not put into the queue yet.
-    ready: Vec<Request>,
     wheel: Wheel,
     alarm: Alarm,
     /// For when the alarm is set; `u64::MAX` for not at all.
     alarm_ns: u64,
-    watched_workers: Vec<WatchedWorker>,
     /// When sessions that still live are ended, once draining.
     drain_over_ns: Option<u64>,
     now_ns: u64,
-}
-
-/// What the poller last saw of a worker, to tell a long turn from many short ones.
-#[derive(Clone, Copy)]
-struct WatchedWorker {
-    turns: u64,
-    since_ns: u64,
 }
 
 /// What the poll loop watches from the start; made before its thread, so that the daemon can say why it cannot start.
@@ -97,17 +74,13 @@ impl<'a> PollLoop<'a> {
         let now_ns = shared.clock.now_ns();
         let settings = &shared.settings;
         PollLoop {
-            rule: WakeRule::new(settings.wake),
-            turns: Turns::new(shared, settings.workers),
+            hand_off: HandOff::new(shared, all_brief),
             acceptors,
-            all_brief,
             limits: settings.limits.clone(),
             batch: Batch::new(settings.batch),
-            ready: Vec::with_capacity(settings.batch),
             wheel: Wheel::new(Clock::tick_of(now_ns)),
             alarm,
             alarm_ns: u64::MAX,
-            watched_workers: vec![WatchedWorker { turns: 0, since_ns: now_ns }; settings.workers],
             drain_over_ns: None,
             now_ns,
             shared,
@@ -116,23 +89,18 @@ impl<'a> PollLoop<'a> {
 
     pub(super) fn run(mut self) {
         self.shared.poller_seat.occupy();
-        os::sharpen_timers();
+        sharpen_timers();
         while !self.is_drained() {
-            let timeout = self.recheck_in();
+            let timeout = self.hand_off.recheck_in();
             self.shared.poller.wait(&mut self.batch, timeout).expect("waiting on our own poller cannot fail");
             self.now_ns = self.shared.clock.now_ns();
             self.shared.tick.store(Clock::tick_of(self.now_ns), Ordering::Relaxed);
             self.handle_batch();
-            self.hand_on();
+            self.hand_off.hand_on(self.now_ns);
         }
         assert_eq!(self.shared.queue.len(), 0, "a session in the queue lives");
         self.shared.stopping.store(true, Ordering::SeqCst);
         while self.shared.idle.wake_one() {}
-    }
-
-    /// Requests that wait beside an idle worker must be looked at again soon, even if nothing becomes ready.
-    fn recheck_in(&self) -> Option<Duration> {
-        (self.shared.queue.len() > 0 && self.shared.idle.len() > 0).then_some(RECHECK)
     }
 
     fn is_drained(&self) -> bool {
@@ -179,7 +147,7 @@ impl<'a> PollLoop<'a> {
         let counters = &self.shared.poll_counters;
         match self.shared.table.schedule(key, reasons) {
             Scheduled::Enqueue => {
-                self.ready.push(Request { key, ready_ns: if self.shared.settings.stages { self.now_ns } else { 0 } })
+                self.hand_off.push(Request { key, ready_ns: if self.shared.settings.stages { self.now_ns } else { 0 } })
             }
             Scheduled::Noted => counters.noted.add(1),
             Scheduled::Stale => counters.stale.add(1),
@@ -308,7 +276,7 @@ impl<'a> PollLoop<'a> {
     /// Sessions that wait for memory cannot take the turn that would end them; queue them, to take it or starve again.
     fn retry_starving(&mut self) {
         let mut starving = self.shared.starving.lock().expect("no thread panics while it holds this lock");
-        self.ready.extend(starving.drain(..));
+        starving.drain(..).for_each(|request| self.hand_off.push(request));
         self.shared.budget.awaited.store(false, Ordering::SeqCst);
     }
 
@@ -334,6 +302,7 @@ impl<'a> PollLoop<'a> {
     }
 
     fn handle_commands(&mut self) {
+        self.shared.has_commands.store(false, Ordering::SeqCst);
         let commands = std::mem::take(&mut *self.shared.commands.lock().expect("no thread panics while it holds it"));
         for command in commands {
             match command {
@@ -379,133 +348,6 @@ impl<'a> PollLoop<'a> {
         self.drain_over_ns = Some(self.now_ns.saturating_add(drain_ns));
         self.set_alarm();
         self.schedule_all(Reasons::DRAIN);
-    }
-
-    /// Puts what is ready into the queue, wakes whom the rule says, and parks while that makes sense.
-    fn hand_on(&mut self) {
-        self.assist();
-        let queued = self.ready.len();
-        self.put_ready();
-        let mut parked_ns = 0;
-        loop {
-            let backlog = self.shared.queue.len();
-            self.shared.poll_counters.queue_depth_max.raise(backlog as u64);
-            if backlog == 0 {
-                return;
-            }
-            let scene = self.wake_workers(backlog, queued);
-            let parks = self.shared.settings.low_water != LowWater::Off && self.rule.can_park(scene);
-            if !parks || parked_ns >= LONGEST_PARK.as_nanos() as u64 || self.has_commands() {
-                return;
-            }
-            self.shared.poll_counters.parks.add(1);
-            parked_ns += self.park(self.shared.low_water, scene.idle > 0);
-            if self.shared.queue.len() <= self.shared.low_water {
-                return;
-            }
-        }
-    }
-
-    /// Moves `ready` into the queue; when that is full, waits until a worker has made room.
-    fn put_ready(&mut self) {
-        let shared = self.shared;
-        let mut ready = std::mem::take(&mut self.ready);
-        shared.poll_counters.queued.add(ready.len() as u64);
-        for mut request in ready.drain(..) {
-            while let Err(refused) = shared.queue.try_put(request) {
-                request = refused;
-                shared.poll_counters.full_queue_waits.add(1);
-                let backlog = shared.queue.len();
-                self.wake_workers(backlog, backlog);
-                self.park(shared.settings.queue_capacity - 1, true);
-            }
-        }
-        self.ready = ready;
-    }
-
-    /// Parks until the queue holds at most `low_water` requests, or a while has passed; for how long it did.
-    fn park(&mut self, low_water: usize, recheck: bool) -> u64 {
-        let shared = self.shared;
-        shared.park_low_water.store(low_water, Ordering::SeqCst);
-        shared.poller_seat.lie_down();
-        if shared.queue.len() <= low_water {
-            shared.poller_seat.get_up();
-            return 0;
-        }
-        shared.poller_seat.sleep_at_most(if recheck { RECHECK } else { LONGEST_PARK });
-        let now_ns = shared.clock.now_ns();
-        let parked_ns = now_ns - self.now_ns;
-        self.now_ns = now_ns;
-        parked_ns
-    }
-
-    fn has_commands(&self) -> bool {
-        !self.shared.commands.lock().expect("no thread panics while it holds this lock").is_empty()
-    }
-
-    /// Wakes as many workers as the rule says; what it saw, with them counted as awake.
-    fn wake_workers(&mut self, backlog: usize, queued: usize) -> Scene {
-        let mut scene = self.scene(backlog);
-        let by_count = Scene { awake: self.shared.settings.workers - scene.idle, ..scene };
-        let counters = &self.shared.poll_counters;
-        let wakes = self.rule.wakes(scene, queued);
-        let woken = (0..wakes).take_while(|_| self.shared.idle.wake_one()).count();
-        counters.wakes.add(woken as u64);
-        counters.long_turn_wakes.add(woken.saturating_sub(self.rule.wakes(by_count, queued)) as u64);
-        scene.idle -= woken.min(scene.idle);
-        scene.awake += woken;
-        scene
-    }
-
-    fn scene(&mut self, backlog: usize) -> Scene {
-        let shared = self.shared;
-        let idle = shared.idle.len();
-        let mut awake = shared.settings.workers - idle;
-        if idle > 0 && awake > 0 {
-            awake = self.watch_workers();
-        }
-        Scene { backlog, idle, awake, mean_turn_ns: shared.mean_turn_ns.load(Ordering::Relaxed) }
-    }
-
-    /// Counts the workers that are awake and not known to be in a long turn.
-    fn watch_workers(&mut self) -> usize {
-        let shared = self.shared;
-        let now_ns = shared.clock.now_ns();
-        let mut awake = 0;
-        for (number, watched) in self.watched_workers.iter_mut().enumerate() {
-            let turns = shared.turn_counters[number].turns.read();
-            if turns != watched.turns || shared.idle.is_idle(number) {
-                *watched = WatchedWorker { turns, since_ns: now_ns };
-            }
-            let in_long_turn = now_ns - watched.since_ns > WAKE_COST.as_nanos() as u64;
-            awake += usize::from(!in_long_turn && !shared.idle.is_idle(number));
-        }
-        awake
-    }
-
-    /// Runs the turns that are done before a woken worker would arrive.
-    fn assist(&mut self) {
-        let shared = self.shared;
-        if !shared.settings.assist || !self.all_brief || self.ready.is_empty() || shared.queue.len() > 0 {
-            return;
-        }
-        let idle = shared.idle.len();
-        let scene = Scene {
-            backlog: self.ready.len(),
-            idle,
-            awake: shared.settings.workers - idle,
-            mean_turn_ns: shared.mean_turn_ns.load(Ordering::Relaxed),
-        };
-        if !self.rule.can_assist(scene) {
-            return;
-        }
-        shared.poll_counters.assisted.add(scene.backlog as u64);
-        let mut ready = std::mem::take(&mut self.ready);
-        for request in ready.drain(..) {
-            self.ready.extend(self.turns.run(request));
-        }
-        let now_ns = shared.clock.now_ns();
-        worker::fold_pace(shared, (now_ns - self.now_ns) / scene.backlog as u64);
     }
 }
 

@@ -294,6 +294,7 @@ impl<'a> Worker<'a> {
         } else {
             self.turns.counters.parks.add(1);
             shared.idle.sleep(self.number);
+            shared.wake_cost.note(shared.clock.now_ns().saturating_sub(shared.woken_ns.load(Ordering::Relaxed)));
         }
         self.streak = 0;
         self.paced_ns = shared.clock.now_ns();

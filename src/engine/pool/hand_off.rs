@@ -1,0 +1,205 @@
+//! The poller's half of the hand-off: put requests into the queue, wake whom the rule says, park, assist.
+//!
+//! **Polling on demand.** After queueing, while the queue holds a backlog worth parking for, the poller does not go back
+//! to wait for readiness: it parks until a worker has taken the queue down to the low-water mark, and only then collects
+//! all that became ready meanwhile. Without this, every arrival wakes the poller while the workers are busy, and a batch
+//! never grows (`design/polling-on-demand.md`).
+//!
+//! The poller is the only thread that may wait for room in the queue. It runs a turn itself only with `--assist on`, only
+//! if every service's turns are brief, only when every worker sleeps, and only as many as are done before a woken worker
+//! would arrive; such turns are counted.
+//!
+//! Read next: `wake_rule.rs` for the decisions, `parking.rs` for the sleeping, `worker.rs` for the other half.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Shared;
+use super::service_queue::Request;
+use super::wake_rule::{RECHECK, Scene, WakeRule};
+use super::worker::{self, Turns};
+use crate::config::LowWater;
+use crate::net::os;
+
+/// How long the poller may be parked: it also accepts and looks at commands.
+const LONGEST_PARK: Duration = Duration::from_millis(1);
+
+/// What the poller needs to hand requests on. Owned by the poll loop.
+pub(super) struct HandOff<'a> {
+    shared: &'a Shared,
+    rule: WakeRule,
+    turns: Turns<'a>,
+    /// Whether the poller may run turns itself.
+    assists: bool,
+    /// Sessions that the poller moved to *queued* and has not put into the queue yet.
+    ready: Vec<Request>,
+    watched_workers: Vec<WatchedWorker>,
+}
+
+/// What the poller last saw of a worker, to tell a long turn from many short ones.
+#[derive(Clone, Copy)]
+struct WatchedWorker {
+    turns: u64,
+    since_ns: u64,
+}
+
+impl<'a> HandOff<'a> {
+    /// `all_brief`: whether the turns of every service here are bounded by the byte budget.
+    pub(super) fn new(shared: &'a Shared, all_brief: bool) -> HandOff<'a> {
+        let settings = &shared.settings;
+        HandOff {
+            shared,
+            rule: WakeRule::new(settings.wake, os::processors().len()),
+            turns: Turns::new(shared, settings.workers),
+            assists: settings.assist && all_brief,
+            ready: Vec::with_capacity(settings.batch),
+            watched_workers: vec![WatchedWorker { turns: 0, since_ns: 0 }; settings.workers],
+        }
+    }
+
+    /// Notes a session in the state *queued*, which is now this thread's to hand on.
+    pub(super) fn push(&mut self, request: Request) {
+        self.ready.push(request);
+    }
+
+    /// Requests that wait beside an idle worker must be looked at again soon, even if nothing becomes ready.
+    pub(super) fn recheck_in(&self) -> Option<Duration> {
+        (self.shared.queue.len() > 0 && self.shared.idle.len() > 0).then_some(RECHECK)
+    }
+
+    /// Puts what is ready into the queue, wakes whom the rule says, and parks while that makes sense.
+    ///
+    /// `now_ns` is when the poller's wait ended.
+    pub(super) fn hand_on(&mut self, now_ns: u64) {
+        self.assist(now_ns);
+        let queued = self.ready.len();
+        self.put_ready();
+        let mut parked_ns = 0;
+        loop {
+            let backlog = self.shared.queue.len();
+            self.shared.poll_counters.queue_depth_max.raise(backlog as u64);
+            if backlog == 0 {
+                return;
+            }
+            let scene = self.wake_workers(backlog, queued);
+            let parks = self.shared.settings.low_water != LowWater::Off && self.rule.can_park(scene);
+            if !parks || parked_ns >= LONGEST_PARK.as_nanos() as u64 || self.shared.has_commands.load(Ordering::Relaxed)
+            {
+                return;
+            }
+            self.shared.poll_counters.parks.add(1);
+            parked_ns += self.park(self.shared.low_water, scene.idle > 0);
+            if self.shared.queue.len() <= self.shared.low_water {
+                return;
+            }
+        }
+    }
+
+    /// Moves `ready` into the queue; when that is full, waits until a worker has made room.
+    fn put_ready(&mut self) {
+        let shared = self.shared;
+        let mut ready = std::mem::take(&mut self.ready);
+        shared.poll_counters.queued.add(ready.len() as u64);
+        for mut request in ready.drain(..) {
+            while let Err(refused) = shared.queue.try_put(request) {
+                request = refused;
+                shared.poll_counters.full_queue_waits.add(1);
+                let backlog = shared.queue.len();
+                self.wake_workers(backlog, backlog);
+                self.park(shared.settings.queue_capacity - 1, true);
+            }
+        }
+        self.ready = ready;
+    }
+
+    /// Parks until the queue holds at most `low_water` requests, or a while has passed; for how long it did.
+    fn park(&mut self, low_water: usize, recheck: bool) -> u64 {
+        let shared = self.shared;
+        shared.park_low_water.store(low_water, Ordering::SeqCst);
+        shared.poller_seat.lie_down();
+        if shared.queue.len() <= low_water {
+            shared.poller_seat.get_up();
+            return 0;
+        }
+        let since_ns = shared.clock.now_ns();
+        shared.poller_seat.sleep_at_most(if recheck { RECHECK } else { LONGEST_PARK });
+        shared.clock.now_ns() - since_ns
+    }
+
+    /// Wakes as many workers as the rule says; what it saw, with them counted as awake.
+    fn wake_workers(&mut self, backlog: usize, queued: usize) -> Scene {
+        let mut scene = self.scene(backlog);
+        let by_count = Scene { awake: self.shared.settings.workers - scene.idle, ..scene };
+        let counters = &self.shared.poll_counters;
+        let wakes = self.rule.wakes(scene, queued);
+        if wakes == 0 && scene.idle > 0 {
+            self.shared.wake_cost.relax();
+        } else if wakes > 0 {
+            self.shared.woken_ns.store(self.shared.clock.now_ns(), Ordering::Relaxed);
+        }
+        let woken = (0..wakes).take_while(|_| self.shared.idle.wake_one()).count();
+        counters.wakes.add(woken as u64);
+        counters.long_turn_wakes.add(woken.saturating_sub(self.rule.wakes(by_count, queued)) as u64);
+        scene.idle -= woken.min(scene.idle);
+        scene.awake += woken;
+        scene
+    }
+
+    fn scene(&mut self, backlog: usize) -> Scene {
+        let shared = self.shared;
+        let idle = shared.idle.len();
+        let mut awake = shared.settings.workers - idle;
+        if idle > 0 && awake > 0 {
+            awake = self.watch_workers();
+        }
+        Scene {
+            backlog,
+            idle,
+            awake,
+            mean_turn_ns: shared.mean_turn_ns.load(Ordering::Relaxed),
+            wake_cost_ns: shared.wake_cost.ns(),
+        }
+    }
+
+    /// Counts the workers that are awake and not known to be in a long turn.
+    fn watch_workers(&mut self) -> usize {
+        let shared = self.shared;
+        let now_ns = shared.clock.now_ns();
+        let mut awake = 0;
+        for (number, watched) in self.watched_workers.iter_mut().enumerate() {
+            let turns = shared.turn_counters[number].turns.read();
+            if turns != watched.turns || shared.idle.is_idle(number) {
+                *watched = WatchedWorker { turns, since_ns: now_ns };
+            }
+            let in_long_turn = now_ns - watched.since_ns > RECHECK.as_nanos() as u64;
+            awake += usize::from(!in_long_turn && !shared.idle.is_idle(number));
+        }
+        awake
+    }
+
+    /// Runs the turns that are done before a woken worker would arrive.
+    fn assist(&mut self, now_ns: u64) {
+        let shared = self.shared;
+        if !self.assists || self.ready.is_empty() || shared.queue.len() > 0 {
+            return;
+        }
+        let idle = shared.idle.len();
+        let scene = Scene {
+            backlog: self.ready.len(),
+            idle,
+            awake: shared.settings.workers - idle,
+            mean_turn_ns: shared.mean_turn_ns.load(Ordering::Relaxed),
+            wake_cost_ns: shared.wake_cost.ns(),
+        };
+        if !self.rule.can_assist(scene) {
+            return;
+        }
+        shared.wake_cost.relax();
+        shared.poll_counters.assisted.add(scene.backlog as u64);
+        let mut ready = std::mem::take(&mut self.ready);
+        for request in ready.drain(..) {
+            self.ready.extend(self.turns.run(request));
+        }
+        worker::fold_pace(shared, (shared.clock.now_ns() - now_ns) / scene.backlog as u64);
+    }
+}
