@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::Shared;
 use super::service_queue::Request;
-use super::wake_rule::{RECHECK, Scene, WakeRule};
+use super::wake_rule::{RECHECK, Scene, TurnWatch, WakeRule};
 use super::worker::{self, Turns};
 use crate::config::LowWater;
 use crate::net::os;
@@ -33,14 +33,7 @@ pub(super) struct HandOff<'a> {
     assists: bool,
     /// Sessions that the poller moved to *queued* and has not put into the queue yet.
     ready: Vec<Request>,
-    watched_workers: Vec<WatchedWorker>,
-}
-
-/// What the poller last saw of a worker, to tell a long turn from many short ones.
-#[derive(Clone, Copy)]
-struct WatchedWorker {
-    turns: u64,
-    since_ns: u64,
+    watch: TurnWatch,
 }
 
 impl<'a> HandOff<'a> {
@@ -53,7 +46,7 @@ impl<'a> HandOff<'a> {
             turns: Turns::new(shared, settings.workers),
             assists: settings.assist && all_brief,
             ready: Vec::with_capacity(settings.batch),
-            watched_workers: vec![WatchedWorker { turns: 0, since_ns: 0 }; settings.workers],
+            watch: TurnWatch::new(settings.workers),
         }
     }
 
@@ -132,12 +125,17 @@ impl<'a> HandOff<'a> {
         let by_count = Scene { awake: self.shared.settings.workers - scene.idle, ..scene };
         let counters = &self.shared.poll_counters;
         let wakes = self.rule.wakes(scene, queued);
+        let now_ns = self.shared.clock.now_ns();
         if wakes == 0 && scene.idle > 0 {
             self.shared.wake_cost.relax();
         } else if wakes > 0 {
-            self.shared.woken_ns.store(self.shared.clock.now_ns(), Ordering::Relaxed);
+            self.shared.woken_ns.store(now_ns, Ordering::Relaxed);
         }
-        let woken = (0..wakes).take_while(|_| self.shared.idle.wake_one()).count();
+        let mut woken: usize = 0;
+        for number in (0..wakes).map_while(|_| self.shared.idle.wake_one()) {
+            self.watch.note_woken(number, now_ns);
+            woken += 1;
+        }
         counters.wakes.add(woken as u64);
         counters.long_turn_wakes.add(woken.saturating_sub(self.rule.wakes(by_count, queued)) as u64);
         scene.idle -= woken.min(scene.idle);
@@ -150,7 +148,8 @@ impl<'a> HandOff<'a> {
         let idle = shared.idle.len();
         let mut awake = shared.settings.workers - idle;
         if idle > 0 && awake > 0 {
-            awake = self.watch_workers();
+            let look = |number: usize| (shared.turn_counters[number].turns.read(), shared.idle.is_idle(number));
+            awake = self.watch.count_awake(shared.clock.now_ns(), look);
         }
         Scene {
             backlog,
@@ -159,22 +158,6 @@ impl<'a> HandOff<'a> {
             mean_turn_ns: shared.mean_turn_ns.load(Ordering::Relaxed),
             wake_cost_ns: shared.wake_cost.ns(),
         }
-    }
-
-    /// Counts the workers that are awake and not known to be in a long turn.
-    fn watch_workers(&mut self) -> usize {
-        let shared = self.shared;
-        let now_ns = shared.clock.now_ns();
-        let mut awake = 0;
-        for (number, watched) in self.watched_workers.iter_mut().enumerate() {
-            let turns = shared.turn_counters[number].turns.read();
-            if turns != watched.turns || shared.idle.is_idle(number) {
-                *watched = WatchedWorker { turns, since_ns: now_ns };
-            }
-            let in_long_turn = now_ns - watched.since_ns > RECHECK.as_nanos() as u64;
-            awake += usize::from(!in_long_turn && !shared.idle.is_idle(number));
-        }
-        awake
     }
 
     /// Runs the turns that are done before a woken worker would arrive.

@@ -185,13 +185,13 @@ impl IdleStack {
         }
     }
 
-    /// Wakes the worker that lay down last; whether there was one.
-    pub(super) fn wake_one(&self) -> bool {
+    /// Wakes the worker that lay down last and returns its number; None if nobody sleeps.
+    pub(super) fn wake_one(&self) -> Option<usize> {
         if self.len() == 0 {
-            return false;
+            return None;
         }
         let mut sleepers = self.lock();
-        let Some(worker) = sleepers.pop() else { return false };
+        let worker = sleepers.pop()?;
         // The waker takes the sleeper off, not the sleeper itself: between the wake and the sleeper's next step others
         // would count it as idle and wake it again. Its flag changes under the same lock, or a worker that left and
         // lay down again in between would be woken and yet stay on the stack.
@@ -199,7 +199,7 @@ impl IdleStack {
         self.seats[worker].get_up();
         drop(sleepers);
         self.seats[worker].unpark();
-        true
+        Some(worker)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<usize>> {
@@ -363,9 +363,9 @@ mod loom_models {
                     assert_eq!(on_stack, 0, "wake-one-once");
                 })
             };
-            let early = pool.idle.wake_one();
+            let early = pool.idle.wake_one().is_some();
             pool.put(1);
-            let late = pool.idle.wake_one();
+            let late = pool.idle.wake_one().is_some();
             worker.join().unwrap();
             assert!(early || late || pool.queue.len() == 1);
             assert!(pool.take().is_some());
@@ -380,11 +380,11 @@ mod loom_models {
             let pool = Pool::new(1, 0, 0);
             let waker = {
                 let pool = Arc::clone(&pool);
-                thread::spawn(move || pool.idle.wake_one())
+                thread::spawn(move || pool.idle.wake_one().is_some())
             };
             let other = {
                 let pool = Arc::clone(&pool);
-                thread::spawn(move || pool.idle.wake_one())
+                thread::spawn(move || pool.idle.wake_one().is_some())
             };
             pool.idle.occupy(0);
             pool.idle.enter(0);

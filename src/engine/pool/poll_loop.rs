@@ -100,7 +100,7 @@ impl<'a> PollLoop<'a> {
         }
         assert_eq!(self.shared.queue.len(), 0, "a session in the queue lives");
         self.shared.stopping.store(true, Ordering::SeqCst);
-        while self.shared.idle.wake_one() {}
+        while self.shared.idle.wake_one().is_some() {}
     }
 
     fn is_drained(&self) -> bool {

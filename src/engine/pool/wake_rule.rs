@@ -141,3 +141,276 @@ impl WakeRule {
         scene.awake == 0 && (self.alone || scene.drain_ns(1) <= self.wake_cost_ns(scene))
     }
 }
+
+/// Tells a worker in one long turn from one in many short ones, by looking at its count of turns now and then. Owned by
+/// the poller.
+pub(super) struct TurnWatch {
+    seen: Vec<Seen>,
+}
+
+#[derive(Clone, Copy)]
+struct Seen {
+    turns: u64,
+    since_ns: u64,
+}
+
+impl TurnWatch {
+    pub(super) fn new(workers: usize) -> TurnWatch {
+        TurnWatch { seen: vec![Seen { turns: 0, since_ns: 0 }; workers] }
+    }
+
+    /// A worker was woken: it has not begun a turn yet, which is not to be taken for a long one.
+    pub(super) fn note_woken(&mut self, worker: usize, now_ns: u64) {
+        self.seen[worker].since_ns = now_ns;
+    }
+
+    /// Counts the workers that are awake and have not been seen in the same turn for [`RECHECK`]. `look` tells a
+    /// worker's turns so far and whether it sleeps.
+    pub(super) fn count_awake(&mut self, now_ns: u64, look: impl Fn(usize) -> (u64, bool)) -> usize {
+        let mut awake = 0;
+        for (number, seen) in self.seen.iter_mut().enumerate() {
+            let (turns, asleep) = look(number);
+            if asleep || turns != seen.turns {
+                *seen = Seen { turns, since_ns: now_ns };
+            }
+            let in_long_turn = now_ns.saturating_sub(seen.since_ns) > RECHECK.as_nanos() as u64;
+            awake += usize::from(!asleep && !in_long_turn);
+        }
+        awake
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! The rule at work in a seeded simulation of the pool: arrivals, a poller that polls, parks and rechecks as
+    //! `hand_off.rs` does, workers that take time to wake, service times of which one in a thousand is long.
+
+    use super::*;
+
+    const US: u64 = 1_000;
+    const WORKERS: usize = 4;
+    /// What a wake takes in the simulation.
+    const WAKE_NS: u64 = 60 * US;
+
+    fn scene(backlog: usize, idle: usize, awake: usize) -> Scene {
+        Scene { backlog, idle, awake, mean_turn_ns: 5 * US, wake_cost_ns: 100 * US }
+    }
+
+    #[test]
+    fn wakes_nobody_while_the_awake_are_quicker() {
+        let rule = WakeRule::new(Wake::Auto, 4);
+        assert_eq!(rule.wakes(scene(0, 4, 0), 0), 0);
+        assert_eq!(rule.wakes(scene(1, 4, 0), 1), 1);
+        assert_eq!(rule.wakes(scene(20, 3, 1), 20), 0);
+        assert_eq!(rule.wakes(scene(21, 3, 1), 21), 1);
+        assert_eq!(rule.wakes(scene(1_000, 3, 1), 1_000), 3);
+    }
+
+    #[test]
+    fn wakes_at_most_the_ready_and_at_most_the_idle() {
+        for wake in [Wake::Auto, Wake::Each, Wake::Above(Duration::ZERO)] {
+            let rule = WakeRule::new(wake, 4);
+            for backlog in 0..50 {
+                for idle in 0..=WORKERS {
+                    let wakes = rule.wakes(scene(backlog, idle, WORKERS - idle), backlog);
+                    assert!(wakes <= backlog.min(idle), "{wake:?}: {wakes} wakes for {backlog} with {idle} idle");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_wakes_one_per_request() {
+        assert_eq!(WakeRule::new(Wake::Each, 4).wakes(scene(3, 4, 0), 3), 3);
+        assert_eq!(WakeRule::new(Wake::Each, 4).wakes(scene(9, 2, 2), 1), 1);
+    }
+
+    #[test]
+    fn on_one_processor_the_poller_parks_for_any_backlog_and_runs_brief_turns_itself() {
+        let alone = WakeRule::new(Wake::Auto, 1);
+        assert!(alone.can_park(scene(1, 0, 1)) && alone.can_assist(scene(500, 1, 0)));
+        let beside = WakeRule::new(Wake::Auto, 2);
+        assert!(!beside.can_park(scene(1, 0, 1)) && !beside.can_assist(scene(500, 1, 0)));
+    }
+
+    #[test]
+    fn the_wake_cost_follows_the_machine_within_bounds_and_returns_to_rest() {
+        let cost = WakeCost::new();
+        (0..100).for_each(|_| cost.note(u64::MAX));
+        assert!(cost.ns() > 950 * US && cost.ns() <= WAKE_COST_MOST.as_nanos() as u64);
+        (0..200).for_each(|_| cost.relax());
+        assert!(cost.ns() < 110 * US);
+        (0..100).for_each(|_| cost.note(0));
+        assert_eq!(cost.ns(), WAKE_COST_AT_REST.as_nanos() as u64);
+    }
+
+    /// A generator good enough to shuffle a schedule (SplitMix64, Steele and others 2014).
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u64 {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.0;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        }
+
+        fn below(&mut self, bound: u64) -> u64 {
+            self.next() % bound
+        }
+    }
+
+    #[derive(Clone, Copy, PartialEq, Debug)]
+    enum Worker {
+        Asleep,
+        /// On its way since it was woken, there at the time given.
+        Waking(u64),
+        /// In a turn until the time given.
+        Busy(u64),
+    }
+
+    #[derive(Clone, Copy, PartialEq, Debug)]
+    enum PollerState {
+        /// In the kernel: an arrival ends it, or the recheck at the time given.
+        Polling(Option<u64>),
+        /// Parked until the time given, or until the queue is empty.
+        Parked(u64),
+    }
+
+    /// What one simulated run showed.
+    struct Outcome {
+        /// The longest that a request waited in the queue while a worker slept with nobody on the way to it.
+        beside_idle_ns: u64,
+        served: usize,
+        wakes: usize,
+    }
+
+    /// Simulates `requests` arrivals, `gap_ns` apart on average, and steps from event to event.
+    fn simulate(seed: u64, requests: usize, gap_ns: u64, mut service_ns: impl FnMut(&mut Random) -> u64) -> Outcome {
+        let rule = WakeRule::new(Wake::Auto, 8);
+        let mut random = Random(seed);
+        let mut watch = TurnWatch::new(WORKERS);
+        let mut workers = [Worker::Asleep; WORKERS];
+        let mut turns = [0_u64; WORKERS];
+        let mut poller = PollerState::Polling(None);
+        // (service time, time spent beside a sleeping worker)
+        let mut queue: std::collections::VecDeque<(u64, u64)> = std::collections::VecDeque::new();
+        let mut arrived = Vec::new();
+        let mut outcome = Outcome { beside_idle_ns: 0, served: 0, wakes: 0 };
+        let (mut now_ns, mut made, mut mean_ns) = (0, 0, 5 * US);
+        let mut next_arrival_ns = 0;
+        while outcome.served < requests {
+            // The next event.
+            let arrival = (made < requests).then_some(next_arrival_ns);
+            let by_workers = workers.iter().filter_map(|worker| match worker {
+                Worker::Asleep => None,
+                Worker::Waking(at) | Worker::Busy(at) => Some(*at),
+            });
+            let by_poller = match poller {
+                PollerState::Polling(recheck) => recheck,
+                PollerState::Parked(until) => Some(until),
+            };
+            let next = by_workers.chain(by_poller).chain(arrival).min();
+            let next_ns = next.expect("requests are left, so something is to come: nobody may be stranded").max(now_ns);
+            if workers.contains(&Worker::Asleep) && !workers.iter().any(|worker| matches!(worker, Worker::Waking(_))) {
+                for (_, beside_idle_ns) in &mut queue {
+                    *beside_idle_ns += next_ns - now_ns;
+                    outcome.beside_idle_ns = outcome.beside_idle_ns.max(*beside_idle_ns);
+                }
+            }
+            now_ns = next_ns;
+            if arrival == Some(now_ns) {
+                arrived.push(service_ns(&mut random));
+                made += 1;
+                next_arrival_ns = now_ns + random.below(2 * gap_ns) + 1;
+            }
+            // Workers whose time has come take the next request, or sleep.
+            let mut emptied = false;
+            for number in 0..WORKERS {
+                let due = match workers[number] {
+                    Worker::Asleep => false,
+                    Worker::Waking(at) => at <= now_ns,
+                    Worker::Busy(at) if at <= now_ns => {
+                        outcome.served += 1;
+                        true
+                    }
+                    Worker::Busy(_) => false,
+                };
+                if due {
+                    workers[number] = match queue.pop_front() {
+                        Some((service_ns, _)) => {
+                            turns[number] += 1;
+                            mean_ns = (mean_ns * 127 + service_ns) / 128;
+                            Worker::Busy(now_ns + service_ns)
+                        }
+                        None => Worker::Asleep,
+                    };
+                    emptied |= queue.is_empty();
+                }
+            }
+            // The poller: what ends its wait, then what `hand_on` does.
+            let rings = match poller {
+                PollerState::Polling(recheck) => !arrived.is_empty() || recheck.is_some_and(|at| at <= now_ns),
+                PollerState::Parked(until) => emptied || until <= now_ns,
+            };
+            if !rings {
+                continue;
+            }
+            let queued = arrived.len();
+            queue.extend(arrived.drain(..).map(|service_ns| (service_ns, 0)));
+            let asleep = |workers: &[Worker; WORKERS]| workers.iter().filter(|w| **w == Worker::Asleep).count();
+            let scene = Scene {
+                backlog: queue.len(),
+                idle: asleep(&workers),
+                awake: watch.count_awake(now_ns, |number| (turns[number], workers[number] == Worker::Asleep)),
+                mean_turn_ns: mean_ns,
+                wake_cost_ns: 100 * US,
+            };
+            let wakes = rule.wakes(scene, queued);
+            outcome.wakes += wakes;
+            for _ in 0..wakes {
+                let sleeper = workers.iter().position(|worker| *worker == Worker::Asleep);
+                let sleeper = sleeper.expect("the rule wakes at most the idle");
+                workers[sleeper] = Worker::Waking(now_ns + WAKE_NS);
+                watch.note_woken(sleeper, now_ns);
+            }
+            let idle = asleep(&workers);
+            let seen = Scene { idle, awake: scene.awake + wakes, ..scene };
+            let recheck_ns = RECHECK.as_nanos() as u64;
+            poller = if rule.can_park(seen) {
+                PollerState::Parked(now_ns + if idle > 0 { recheck_ns } else { 1_000 * US })
+            } else {
+                PollerState::Polling((idle > 0 && !queue.is_empty()).then_some(now_ns + recheck_ns))
+            };
+        }
+        outcome
+    }
+
+    #[test]
+    fn nobody_waits_behind_a_long_turn_while_a_worker_sleeps() {
+        // Two looks to know a turn for a long one, a third before the first of them, and the drain time that the rule
+        // allows: a long turn takes a hundred times that.
+        let bound_ns = 3 * RECHECK.as_nanos() as u64 + WAKE_COST_AT_REST.as_nanos() as u64;
+        for seed in 0..60 {
+            for gap_ns in [3 * US, 10 * US, 40 * US, 300 * US] {
+                let service = |random: &mut Random| if random.below(1_000) == 0 { 30_000 * US } else { 5 * US };
+                let outcome = simulate(seed, 4_000, gap_ns, service);
+                assert!(
+                    outcome.beside_idle_ns <= bound_ns,
+                    "seed {seed}, gap {gap_ns} ns: a request waited {} ns beside a sleeping worker",
+                    outcome.beside_idle_ns
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn short_turns_alone_keep_the_workers_that_are_awake_busy_and_wake_few() {
+        let outcome = simulate(7, 20_000, 20 * US, |_| 5 * US);
+        assert_eq!(outcome.served, 20_000);
+        assert!(outcome.wakes <= 20_000, "{} wakes", outcome.wakes);
+        let dense = simulate(7, 20_000, 3 * US, |_| 5 * US);
+        assert!(dense.wakes * 20 < 20_000, "{} wakes for 20,000 requests that come thick", dense.wakes);
+    }
+}
