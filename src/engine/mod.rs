@@ -78,7 +78,8 @@ pub trait Running: Send + Sync {
     /// Waits until the engine has finished, and checks its books.
     ///
     /// # Panics
-    /// If a thread of the engine panicked, or if accepted sessions and ended ones do not balance: a bug either way.
+    /// If accepted sessions and ended ones do not balance: a bug. (A panic in a thread of the engine, outside of a
+    /// service's code, ends the process.)
     fn join(&self);
 }
 

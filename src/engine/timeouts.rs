@@ -49,6 +49,9 @@ impl Wheel {
         if self.present.len() <= place {
             self.present.resize(place + 1, false);
         }
+        if self.len == 0 {
+            self.visited_tick = now_tick;
+        }
         if !self.present[place] {
             self.present[place] = true;
             self.put(index, now_tick.wrapping_add(after_ticks.max(1)));
@@ -82,18 +85,47 @@ impl Wheel {
         }
     }
 
-    /// Ticks from the last visit until the next bucket with something in it, None when the wheel is empty. Looks at up
+    /// Ticks from `now_tick` until the next bucket with something in it is due, None when the wheel is empty. Looks at up
     /// to a lap of buckets: for when the alarm is set, not for every poll.
-    pub(super) fn next_in(&self) -> Option<u32> {
+    pub(super) fn next_in(&self, now_tick: u32) -> Option<u32> {
         (self.len > 0).then(|| {
             let ahead =
                 |&ticks: &u32| !self.buckets[self.visited_tick.wrapping_add(ticks) as usize % BUCKETS].is_empty();
-            (1..=BUCKETS as u32).find(ahead).expect("a wheel with entries has a bucket with entries")
+            let ticks = (1..=BUCKETS as u32).find(ahead).expect("a wheel with entries has a bucket with entries");
+            // The last visit may be long past.
+            ticks.saturating_sub(now_tick.wrapping_sub(self.visited_tick))
         })
     }
 
     fn put(&mut self, index: u32, tick: u32) {
         self.buckets[tick as usize % BUCKETS].push(Entry { index, tick });
         self.len += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_put_in_long_after_the_last_visit_is_visited_in_time() {
+        let mut wheel = Wheel::new(1);
+        wheel.insert(7, 3_000, 10);
+        assert_eq!(wheel.next_in(3_000), Some(10));
+        wheel.insert(8, 3_004, 50);
+        assert_eq!(wheel.next_in(3_004), Some(6));
+        let mut visited = Vec::new();
+        wheel.advance(3_010, |index| {
+            visited.push(index);
+            None
+        });
+        assert_eq!((visited, wheel.next_in(3_010)), (vec![7], Some(44)));
+    }
+
+    #[test]
+    fn a_visit_that_is_overdue_is_due_now() {
+        let mut wheel = Wheel::new(1);
+        wheel.insert(0, 1, 5);
+        assert_eq!(wheel.next_in(100), Some(0));
     }
 }

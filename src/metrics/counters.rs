@@ -56,10 +56,20 @@ pub struct TurnCounters {
     pub parks: Count,
     /// Times it gave up its processor before it would have parked.
     pub yields: Count,
+    /// Times it woke another worker, for a session that it had put back behind others.
+    pub worker_wakes: Count,
     /// Times it woke the parked poller.
     pub poller_wakes: Count,
     /// Sessions that ended in this thread's hands, by `Closed` in the order of `Closed::ALL`.
     pub closed: [Count; Closed::ALL.len()],
+}
+
+/// Classes of batch sizes: the last begins at 2¹⁰.
+pub const BATCH_SIZES: usize = 12;
+
+/// The class of a batch of so many events.
+pub fn batch_class(events: u64) -> usize {
+    ((u64::BITS - events.leading_zeros()) as usize).min(BATCH_SIZES - 1)
 }
 
 /// What the poller has done. Written by the poll loop only.
@@ -78,6 +88,8 @@ pub struct PollCounters {
     pub events: Count,
     /// The most that one call brought.
     pub events_max: Count,
+    /// Calls by what they brought: none, 1, 2 to 3, 4 to 7, and so on by powers of two; the last holds all above.
+    pub batch_sizes: [Count; BATCH_SIZES],
     /// Events that found their session queued or running.
     pub noted: Count,
     /// Events of sessions that had ended.

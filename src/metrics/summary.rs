@@ -32,6 +32,10 @@ pub struct Summary {
     pub closed: Vec<(&'static str, u64)>,
     /// Memory of all rings in existence.
     pub buffer_bytes: u64,
+    /// What the wake rule took a turn to last, of late.
+    pub mean_turn_ns: u64,
+    /// What it took a wake to cost, of late.
+    pub wake_cost_ns: u64,
     /// What the poller did.
     pub poller: PollSummary,
     /// Turns that the poller ran itself.
@@ -71,7 +75,7 @@ snapshot! {
     /// What one thread's turns came to.
     TurnSummary of TurnCounters {
         turns, read_bytes, written_bytes, read_blocks, write_blocks, budget_stops, starved, again, carried, parks,
-        yields, poller_wakes,
+        yields, worker_wakes, poller_wakes,
     }
 }
 
@@ -112,7 +116,11 @@ impl fmt::Display for Summary {
             write!(out, "  {name} {count}")?;
         }
         let poller = &self.poller;
-        writeln!(out, "\nbuffers    {} bytes of rings", self.buffer_bytes)?;
+        writeln!(
+            out,
+            "\nof late    a turn {} ns  a wake {} ns   buffers {} bytes of rings",
+            self.mean_turn_ns, self.wake_cost_ns, self.buffer_bytes
+        )?;
         writeln!(
             out,
             "poller     polls {}  events {} (most in one {})  noted {}  stale {}  parks {}",

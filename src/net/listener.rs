@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use super::socket::Socket;
 
 /// Connections that the kernel may hold for us; it takes the least of this and `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: u16 = 4096;
 
 /// A listening TCP socket, nonblocking.
 pub struct Listener {
@@ -48,7 +48,7 @@ impl Listener {
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
         sockopt::set_socket_reuseaddr(&socket, true)?;
         rustix::net::bind(&socket, &address)?;
-        rustix::net::listen(&socket, BACKLOG)?;
+        rustix::net::listen(&socket, i32::from(BACKLOG))?;
         let address = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
         Ok(Listener { socket, address, reserve: Some(spare_descriptor()?) })
     }

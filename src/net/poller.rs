@@ -34,8 +34,8 @@ pub struct Ready {
     pub readable: bool,
     /// Output is taken again.
     pub writable: bool,
-    /// The FIN has come, or the connection is broken.
-    pub ended: bool,
+    /// The FIN or urgent data has come, or the connection is broken: a short read does not mean a drained socket.
+    pub read_on: bool,
 }
 
 /// What one wait collected.
@@ -64,7 +64,7 @@ impl Batch {
                 key: event.data.u64(),
                 readable: flags.contains(Flags::IN),
                 writable: flags.contains(Flags::OUT),
-                ended: flags.intersects(Flags::RDHUP | Flags::HUP | Flags::ERR),
+                read_on: flags.intersects(Flags::RDHUP | Flags::PRI | Flags::HUP | Flags::ERR),
             }
         })
     }
@@ -171,5 +171,7 @@ impl Poller {
 }
 
 fn edge_input() -> epoll::EventFlags {
-    epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET
+    // PRI: Linux ends a read at the mark of urgent data, so that a short read leaves what came behind it.
+    use epoll::EventFlags as Flags;
+    Flags::IN | Flags::RDHUP | Flags::PRI | Flags::ET
 }

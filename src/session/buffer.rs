@@ -111,7 +111,7 @@ impl Budget {
 
     /// Bytes of all rings in existence now.
     pub fn made_bytes(&self) -> usize {
-        self.made_bytes.load(Ordering::Relaxed)
+        self.made_bytes.load(Ordering::SeqCst)
     }
 
     /// Whether a ring of this size could be made now.
@@ -129,7 +129,7 @@ impl Budget {
     }
 
     fn shrink(&self, ring_bytes: usize) {
-        self.made_bytes.fetch_sub(ring_bytes, Ordering::Relaxed);
+        self.made_bytes.fetch_sub(ring_bytes, Ordering::SeqCst);
     }
 }
 

@@ -22,6 +22,11 @@ pub trait Service: Send + Sync {
     /// Starts the protocol for one new session.
     fn open(&self) -> Box<dyn Handler>;
 
+    /// Whether `handle_open` has something to say, so that a new session has a turn before anything comes.
+    fn speaks_first(&self) -> bool {
+        false
+    }
+
     /// How long one turn of this service can take; decides whether a poller may serve it by itself.
     fn pace(&self) -> Pace;
 }

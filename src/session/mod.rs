@@ -105,8 +105,8 @@ pub struct Session {
     may_read: bool,
     /// The stream may take output: cleared by a write cut short, set by readiness.
     may_write: bool,
-    /// Readiness said that the peer has sent its FIN, so that a short read does not mean a drained stream.
-    end_is_near: bool,
+    /// Readiness said that a short read does not mean a drained stream: behind it is the FIN, or urgent data was.
+    reads_on: bool,
     /// A read has returned the peer's FIN.
     ended: bool,
     /// The handler answered `Room`.
@@ -131,7 +131,7 @@ impl Session {
             stage: Stage::New,
             may_read: false,
             may_write: true,
-            end_is_near: false,
+            reads_on: false,
             ended: false,
             wants_room: false,
             room_in_vain: false,
@@ -190,9 +190,9 @@ impl Session {
     }
 
     fn handle_reasons(&mut self, reasons: Reasons) {
-        self.may_read |= reasons.intersects(Reasons::READABLE | Reasons::ENDED | Reasons::DRAIN) && !self.ended;
+        self.may_read |= reasons.intersects(Reasons::READABLE | Reasons::READ_ON | Reasons::DRAIN) && !self.ended;
         self.may_write |= reasons.intersects(Reasons::WRITABLE);
-        self.end_is_near |= reasons.intersects(Reasons::ENDED);
+        self.reads_on |= reasons.intersects(Reasons::READ_ON);
         self.draining |= reasons.intersects(Reasons::DRAIN);
     }
 
@@ -250,7 +250,7 @@ impl Session {
                 self.inbound.fill(count);
                 // A short read drained the stream: what comes later is a new edge. Unless the edge of the FIN was
                 // already seen, which nothing would repeat.
-                self.may_read = count == room || self.end_is_near;
+                self.may_read = count == room || self.reads_on;
                 self.wants_more = false;
                 *left_bytes = left_bytes.saturating_sub(count);
                 tally.read_bytes += count as u64;

@@ -36,8 +36,9 @@ impl Reasons {
     pub const READABLE: Reasons = Reasons(1 << 8);
     /// The stream takes output again.
     pub const WRITABLE: Reasons = Reasons(1 << 9);
-    /// The peer has sent its FIN, or the connection is broken: read until the end.
-    pub const ENDED: Reasons = Reasons(1 << 10);
+    /// The peer has sent its FIN or urgent data, or the connection is broken. Each can hide behind a short read, and
+    /// nothing would repeat the event: from now on read until would-block or the end.
+    pub const READ_ON: Reasons = Reasons(1 << 10);
     /// A time-out may have passed: look at the clock.
     pub const TIMER: Reasons = Reasons(1 << 11);
     /// The daemon drains: serve what has come, then end.

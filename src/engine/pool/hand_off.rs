@@ -14,10 +14,10 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Shared;
 use super::service_queue::Request;
 use super::wake_rule::{RECHECK, Scene, TurnWatch, WakeRule};
 use super::worker::{self, Turns};
+use super::{NONE_LEFT, Shared};
 use crate::config::LowWater;
 use crate::net::os;
 
@@ -57,16 +57,20 @@ impl<'a> HandOff<'a> {
 
     /// Requests that wait beside an idle worker must be looked at again soon, even if nothing becomes ready.
     pub(super) fn recheck_in(&self) -> Option<Duration> {
+        if !self.ready.is_empty() {
+            return Some(Duration::ZERO);
+        }
         (self.shared.queue.len() > 0 && self.shared.idle.len() > 0).then_some(RECHECK)
     }
 
     /// Puts what is ready into the queue, wakes whom the rule says, and parks while that makes sense.
     ///
-    /// `now_ns` is when the poller's wait ended.
-    pub(super) fn hand_on(&mut self, now_ns: u64) {
-        self.assist(now_ns);
+    /// Returns early when there are commands, or when the clock reaches `alarm_ns`; what then found no room in the queue
+    /// is put there at the next call.
+    pub(super) fn hand_on(&mut self, alarm_ns: u64) {
+        self.assist();
         let queued = self.ready.len();
-        self.put_ready();
+        self.put_ready(alarm_ns);
         let mut parked_ns = 0;
         loop {
             let backlog = self.shared.queue.len();
@@ -76,33 +80,38 @@ impl<'a> HandOff<'a> {
             }
             let scene = self.wake_workers(backlog, queued);
             let parks = self.shared.settings.low_water != LowWater::Off && self.rule.can_park(scene);
-            if !parks || parked_ns >= LONGEST_PARK.as_nanos() as u64 || self.shared.has_commands.load(Ordering::Relaxed)
-            {
+            let long_enough = parked_ns >= LONGEST_PARK.as_nanos() as u64;
+            if !parks || long_enough || self.shared.has_commands.load(Ordering::Relaxed) {
                 return;
             }
             self.shared.poll_counters.parks.add(1);
             parked_ns += self.park(self.shared.low_water, scene.idle > 0);
-            if self.shared.queue.len() <= self.shared.low_water {
+            if is_at_most(self.shared.queue.len(), self.shared.low_water) {
                 return;
             }
         }
     }
 
-    /// Moves `ready` into the queue; when that is full, waits until a worker has made room.
-    fn put_ready(&mut self) {
+    /// Moves `ready` into the queue. When that is full, waits until a worker has made room.
+    fn put_ready(&mut self, alarm_ns: u64) {
         let shared = self.shared;
-        let mut ready = std::mem::take(&mut self.ready);
-        shared.poll_counters.queued.add(ready.len() as u64);
-        for mut request in ready.drain(..) {
-            while let Err(refused) = shared.queue.try_put(request) {
-                request = refused;
-                shared.poll_counters.full_queue_waits.add(1);
-                let backlog = shared.queue.len();
-                self.wake_workers(backlog, backlog);
-                self.park(shared.settings.queue_capacity - 1, true);
+        let counters = &shared.poll_counters;
+        let mut put = 0;
+        while let Some(&request) = self.ready.get(put) {
+            if shared.queue.try_put(request).is_ok() {
+                put += 1;
+                continue;
+            }
+            counters.full_queue_waits.add(1);
+            let backlog = shared.queue.len();
+            self.wake_workers(backlog, backlog);
+            self.park(shared.settings.queue_capacity - 1, true);
+            if shared.has_commands.load(Ordering::Relaxed) || shared.clock.now_ns() >= alarm_ns {
+                break;
             }
         }
-        self.ready = ready;
+        counters.queued.add(put as u64);
+        self.ready.drain(..put);
     }
 
     /// Parks until the queue holds at most `low_water` requests, or a while has passed; for how long it did.
@@ -110,7 +119,7 @@ impl<'a> HandOff<'a> {
         let shared = self.shared;
         shared.park_low_water.store(low_water, Ordering::SeqCst);
         shared.poller_seat.lie_down();
-        if shared.queue.len() <= low_water {
+        if is_at_most(shared.queue.len(), low_water) {
             shared.poller_seat.get_up();
             return 0;
         }
@@ -161,7 +170,7 @@ impl<'a> HandOff<'a> {
     }
 
     /// Runs the turns that are done before a woken worker would arrive.
-    fn assist(&mut self, now_ns: u64) {
+    fn assist(&mut self) {
         let shared = self.shared;
         if !self.assists || self.ready.is_empty() || shared.queue.len() > 0 {
             return;
@@ -179,10 +188,18 @@ impl<'a> HandOff<'a> {
         }
         shared.wake_cost.relax();
         shared.poll_counters.assisted.add(scene.backlog as u64);
-        let mut ready = std::mem::take(&mut self.ready);
-        for request in ready.drain(..) {
-            self.ready.extend(self.turns.run(request));
+        let since_ns = shared.clock.now_ns();
+        for place in 0..self.ready.len() {
+            // What a turn leaves to be queued goes behind the others, and into the queue after them.
+            let again = self.turns.run(self.ready[place]);
+            self.ready.extend(again);
         }
-        worker::fold_pace(shared, (shared.clock.now_ns() - now_ns) / scene.backlog as u64);
+        self.ready.drain(..scene.backlog);
+        worker::fold_pace(shared, (shared.clock.now_ns() - since_ns) / scene.backlog as u64);
     }
+}
+
+/// Whether a queue of this length is low enough for a parked poller. `NONE_LEFT` asks for an empty one.
+fn is_at_most(len: usize, low_water: usize) -> bool {
+    len == 0 || (low_water != NONE_LEFT && len <= low_water)
 }

@@ -19,6 +19,7 @@ mod wake_rule;
 mod worker;
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -29,6 +30,7 @@ use super::{Command, Running, Start};
 use crate::clock::Clock;
 use crate::config::{LowWater, Settings};
 use crate::error::Error;
+use crate::logging;
 use crate::metrics::counters::{PollCounters, TurnCounters};
 use crate::metrics::stages::{self, StageRecorder};
 use crate::metrics::summary::{PollSummary, Summary, TurnSummary};
@@ -42,6 +44,10 @@ use parking::{IdleStack, Seat};
 use service_queue::{Request, ServiceQueue};
 use wake_rule::WakeCost;
 
+/// The low-water mark `auto`: a worker wakes the parked poller when it finds nothing left to take. To do so with a turn
+/// still to run would, on a busy machine, only put the poller in that worker's way.
+const NONE_LEFT: usize = usize::MAX;
+
 /// What the poller and the workers share. Each field says who writes it.
 struct Shared {
     settings: Settings,
@@ -54,7 +60,7 @@ struct Shared {
     idle: IdleStack,
     /// Where the poller sleeps while the queue holds a backlog. Woken by workers.
     poller_seat: Seat,
-    /// The queue length at which a worker wakes the parked poller, as configured.
+    /// The queue length at which a worker wakes the parked poller, as configured; or `NONE_LEFT`.
     low_water: usize,
     /// The same for the present park: the poller, waiting for room in a full queue, wants to hear of the first. Written
     /// by the poller before it lies down.
@@ -66,7 +72,8 @@ struct Shared {
     /// Moving average of a turn. Written now and then by workers; a lost update does no harm.
     mean_turn_ns: AtomicU64,
     wake_cost: WakeCost,
-    /// When the poller last woke workers. Written by the poller before it does, read by the woken.
+    /// When the poller last woke workers, until the first of them has looked: 0 from then on. Written by the poller
+    /// before it wakes, cleared by the woken.
     woken_ns: AtomicU64,
     /// Present tick. Written by the poller after every wait, read by workers whose peer blocks or whose timer rang.
     tick: AtomicU32,
@@ -127,9 +134,9 @@ impl Pool {
             poller_seat: Seat::default(),
             low_water: match settings.low_water {
                 LowWater::At(len) => len,
-                LowWater::Auto | LowWater::Off => 0,
+                LowWater::Auto | LowWater::Off => NONE_LEFT,
             },
-            park_low_water: AtomicUsize::new(0),
+            park_low_water: AtomicUsize::new(NONE_LEFT),
             budget: Budget::new(settings.limits.max_buffer_bytes),
             starving: Mutex::new(VecDeque::new()),
             mean_turn_ns: AtomicU64::new(worker::FIRST_GUESS_NS),
@@ -159,7 +166,12 @@ impl Pool {
                 {
                     log::warn!("cannot stay on processor {processor}: {reason}");
                 }
-                run();
+                if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                    // A bug of ours, and half a pool would serve nobody: the threads that are left would wait for ever.
+                    // The panic's own line is on its way to the log.
+                    std::thread::sleep(logging::PATIENCE);
+                    std::process::abort();
+                }
             };
             let thread = std::thread::Builder::new().name(name).spawn(body);
             threads.push(thread.map_err(|reason| Error::resource("start a thread", reason))?);
@@ -198,6 +210,8 @@ impl Running for Pool {
             open: shared.table.live() as u64,
             closed: closed(shared),
             buffer_bytes: shared.budget.made_bytes() as u64,
+            mean_turn_ns: shared.mean_turn_ns.load(Ordering::Relaxed),
+            wake_cost_ns: shared.wake_cost.ns(),
             poller: PollSummary::of(&shared.poll_counters),
             poller_turns: poller_turns.clone(),
             worker_turns: worker_turns.to_vec(),
@@ -210,9 +224,7 @@ impl Running for Pool {
     fn join(&self) {
         let threads = std::mem::take(&mut *self.threads.lock().expect("no thread panics while it holds this lock"));
         for thread in threads {
-            if let Err(panic) = thread.join() {
-                std::panic::resume_unwind(panic);
-            }
+            thread.join().expect("a thread that panics ends the process");
         }
         let shared = &self.shared;
         assert_eq!(shared.table.live(), 0, "the poller returns when no session lives");

@@ -47,12 +47,14 @@ impl Seat {
 
     /// Says that the owner will sleep unless it is woken from here on.
     pub(super) fn lie_down(&self) {
-        self.sleeping.store(true, Ordering::SeqCst);
+        // A swap, as in `get_up`, where a store would do: x86 does the same for both. Loom knows which of two changes
+        // came later only if the later one reads the earlier, and else reports failures that cannot be.
+        self.sleeping.swap(true, Ordering::SeqCst);
     }
 
     /// Takes that back.
     pub(super) fn get_up(&self) {
-        self.sleeping.store(false, Ordering::SeqCst);
+        self.sleeping.swap(false, Ordering::SeqCst);
     }
 
     /// Whether the owner sleeps or is about to. Cheap: workers ask after every request.

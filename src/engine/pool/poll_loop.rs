@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -20,7 +21,9 @@ use crate::config::{Limits, Rearm};
 use crate::engine::accept::{Acceptor, Admission};
 use crate::engine::timeouts::Wheel;
 use crate::engine::{Command, Served};
+use crate::metrics::counters::batch_class;
 use crate::net::alarm::Alarm;
+use crate::net::listener::BACKLOG;
 use crate::net::os::sharpen_timers;
 use crate::net::poller::{Batch, Poller, WAKE_KEY};
 use crate::net::socket::Socket;
@@ -96,7 +99,7 @@ impl<'a> PollLoop<'a> {
             self.now_ns = self.shared.clock.now_ns();
             self.shared.tick.store(Clock::tick_of(self.now_ns), Ordering::Relaxed);
             self.handle_batch();
-            self.hand_off.hand_on(self.now_ns);
+            self.hand_off.hand_on(self.alarm_ns);
         }
         assert_eq!(self.shared.queue.len(), 0, "a session in the queue lives");
         self.shared.stopping.store(true, Ordering::SeqCst);
@@ -131,14 +134,15 @@ impl<'a> PollLoop<'a> {
             if ready.writable {
                 reasons |= Reasons::WRITABLE;
             }
-            if ready.ended {
-                reasons |= Reasons::ENDED;
+            if ready.read_on {
+                reasons |= Reasons::READ_ON;
             }
             shared.table.slot(key).last_ready_tick.store(tick, Ordering::Relaxed);
             self.schedule(key, reasons);
         }
         counters.events.add(events);
         counters.events_max.raise(events);
+        counters.batch_sizes[batch_class(events)].add(1);
         self.batch = batch;
     }
 
@@ -201,17 +205,16 @@ impl<'a> PollLoop<'a> {
         };
         watched.map_err(|reason| format!("it cannot be watched: {reason}"))?;
         let served = self.acceptors[listener].served();
+        let service = &served.service;
+        let handler = catch_unwind(AssertUnwindSafe(|| service.open()));
+        let handler = handler.map_err(|_| format!("its service {} panicked", service.name()))?;
+        let (idle_exempt, speaks_first) = (served.idle_exempt, service.speaks_first());
         let tick = Clock::tick_of(self.now_ns);
         // Events of the new key can only be collected by this thread, in a later wait.
-        vacancy.fill(
-            Connection {
-                session: Session::new(served.service.open()),
-                socket,
-                watches_output: false,
-                idle_exempt: served.idle_exempt,
-            },
-            tick,
-        );
+        vacancy.fill(Connection { session: Session::new(handler), socket, watches_output: false, idle_exempt }, tick);
+        if speaks_first {
+            self.schedule(key, Reasons::RESUME);
+        }
         let first_visit_ticks = self.shortest_timeout_ticks();
         self.wheel.insert(key.index(), tick, first_visit_ticks);
         if self.alarm_ns > self.now_ns + u64::from(first_visit_ticks) * TICK.as_nanos() as u64 {
@@ -290,7 +293,8 @@ impl<'a> PollLoop<'a> {
 
     fn set_alarm(&mut self) {
         let tick_ns = TICK.as_nanos() as u64;
-        let visit_ns = self.wheel.next_in().map(|ticks| self.now_ns + u64::from(ticks) * tick_ns);
+        let next_in = self.wheel.next_in(Clock::tick_of(self.now_ns));
+        let visit_ns = next_in.map(|ticks| self.now_ns + u64::from(ticks) * tick_ns);
         let resume_ns = self.acceptors.iter().filter_map(Acceptor::resume_ns).min();
         let next_ns = [visit_ns, resume_ns, self.drain_over_ns].into_iter().flatten().min().unwrap_or(u64::MAX);
         if next_ns == u64::MAX {
@@ -338,7 +342,8 @@ impl<'a> PollLoop<'a> {
         }
         // What the kernel has accepted on our behalf is served like the rest.
         for listener in 0..self.acceptors.len() {
-            while self.accept_one(listener) {}
+            // As many as a backlog holds: those who come later meet a closed door, or this would never end.
+            let _ = (0..=BACKLOG).all(|_| self.accept_one(listener));
         }
         for acceptor in self.acceptors.drain(..) {
             acceptor.close(&self.shared.poller);

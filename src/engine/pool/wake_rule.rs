@@ -132,8 +132,12 @@ impl WakeRule {
 
     /// Whether the backlog is long enough for the poller to stop looking for more.
     pub(super) fn can_park(&self, scene: Scene) -> bool {
-        let park_above_ns = if self.alone { 0 } else { PARK_ABOVE.as_nanos() as u64 };
-        scene.backlog > 0 && scene.drain_ns(scene.awake) > park_above_ns.min(self.wake_cost_ns(scene))
+        if self.alone {
+            return scene.backlog > 0;
+        }
+        // What each worker takes at once is no backlog: parking for it would cost a wake that polling on does not.
+        let left = Scene { backlog: scene.backlog.saturating_sub(scene.awake), ..scene };
+        left.drain_ns(scene.awake) > self.wake_cost_ns(scene).min(PARK_ABOVE.as_nanos() as u64)
     }
 
     /// Whether the poller itself would finish this backlog before a woken worker arrived.

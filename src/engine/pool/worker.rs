@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use log::error;
 
 use super::service_queue::Request;
-use super::{Connection, Shared};
+use super::{Connection, NONE_LEFT, Shared};
 use crate::config::Rearm;
 use crate::metrics::counters::TurnCounters;
 use crate::metrics::stages::StageRecorder;
@@ -133,7 +133,8 @@ impl<'a> Turns<'a> {
         // The key is stale from here on; only then is the socket dropped, which takes it out of the poller.
         let mut connection = claim.close();
         connection.session.release(&mut self.leases);
-        drop(connection);
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(connection)));
+        let closed = if dropped.is_ok() { closed } else { Closed::Panicked };
         counters.closed[closed as usize].add(1);
         if shared.draining.load(Ordering::SeqCst) && shared.table.live() == 0 {
             shared.poller.wake();
@@ -247,13 +248,16 @@ impl<'a> Worker<'a> {
             return Some(carried);
         }
         let request = shared.queue.try_take();
-        if shared.poller_seat.is_sleeping()
-            && shared.queue.len() <= shared.park_low_water.load(Ordering::Relaxed)
-            && shared.poller_seat.wake()
-        {
+        if shared.poller_seat.is_sleeping() && self.is_low(request.is_none()) && shared.poller_seat.wake() {
             self.turns.counters.poller_wakes.add(1);
         }
         request
+    }
+
+    /// Whether the parked poller wants to hear of the queue as it is after a take that found it empty, or not.
+    fn is_low(&self, empty: bool) -> bool {
+        let low_water = self.shared.park_low_water.load(Ordering::Relaxed);
+        empty || (low_water != NONE_LEFT && self.shared.queue.len() <= low_water)
     }
 
     fn serve(&mut self, request: Request) {
@@ -274,8 +278,8 @@ impl<'a> Worker<'a> {
         if let Err(request) = shared.queue.try_put(request) {
             assert!(self.carried.is_none(), "take() makes room for what is carried before it takes more");
             self.carried = Some(request);
-        } else if shared.queue.len() > 1 {
-            shared.idle.wake_one();
+        } else if shared.queue.len() > 1 && shared.idle.wake_one().is_some() {
+            self.turns.counters.worker_wakes.add(1);
         }
     }
 
@@ -294,7 +298,10 @@ impl<'a> Worker<'a> {
         } else {
             self.turns.counters.parks.add(1);
             shared.idle.sleep(self.number);
-            shared.wake_cost.note(shared.clock.now_ns().saturating_sub(shared.woken_ns.load(Ordering::Relaxed)));
+            let woken_ns = shared.woken_ns.swap(0, Ordering::Relaxed);
+            if woken_ns != 0 {
+                shared.wake_cost.note(shared.clock.now_ns().saturating_sub(woken_ns));
+            }
         }
         self.streak = 0;
         self.paced_ns = shared.clock.now_ns();
