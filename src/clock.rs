@@ -28,11 +28,57 @@ impl Clock {
 
     /// Ticks since the start, from 1 on, so that 0 can mean never; wraps after 497 days.
     pub fn tick_of(now_ns: u64) -> u32 {
-        (now_ns / TICK.as_nanos() as u64) as u32 + 1
+        ((now_ns / TICK.as_nanos() as u64) as u32).wrapping_add(1)
     }
 
     /// A duration in ticks, rounded up, at least one.
     pub fn ticks(duration: Duration) -> u32 {
         u32::try_from(duration.as_nanos().div_ceil(TICK.as_nanos()).max(1)).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TICK_NS: u64 = TICK.as_nanos() as u64;
+
+    #[test]
+    fn the_first_tick_is_one_and_a_tick_begins_on_time() {
+        assert_eq!(Clock::tick_of(0), 1);
+        assert_eq!(Clock::tick_of(TICK_NS - 1), 1);
+        assert_eq!(Clock::tick_of(TICK_NS), 2);
+        assert_eq!(Clock::tick_of(TICK_NS * 100), 101);
+    }
+
+    #[test]
+    fn ticks_wrap_and_distances_survive_it() {
+        let lap_ns = TICK_NS << 32;
+        assert_eq!(Clock::tick_of(lap_ns - TICK_NS), 0);
+        assert_eq!(Clock::tick_of(lap_ns), 1);
+        let before = Clock::tick_of(lap_ns - 3 * TICK_NS);
+        assert_eq!(Clock::tick_of(lap_ns + 4 * TICK_NS).wrapping_sub(before), 7);
+    }
+
+    #[test]
+    fn durations_round_up_to_at_least_one_tick() {
+        for (duration, ticks) in [
+            (Duration::ZERO, 1),
+            (Duration::from_nanos(1), 1),
+            (TICK, 1),
+            (TICK + Duration::from_nanos(1), 2),
+            (Duration::from_millis(100), 10),
+            (Duration::from_secs(60), 6_000),
+            (Duration::MAX, u32::MAX),
+        ] {
+            assert_eq!(Clock::ticks(duration), ticks, "{duration:?}");
+        }
+    }
+
+    #[test]
+    fn time_does_not_run_backwards() {
+        let clock = Clock::start();
+        let times: Vec<u64> = (0..1000).map(|_| clock.now_ns()).collect();
+        assert!(times.is_sorted());
     }
 }

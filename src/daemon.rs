@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use log::{info, warn};
+use log::{Level, info, log, warn};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
@@ -116,7 +116,10 @@ impl Daemon {
 
 fn lower_to(limits: &mut Limits, most_sessions: usize) {
     if limits.max_connections > most_sessions {
-        warn!(
+        // Nobody asked for the default; whoever asked for more should hear of it.
+        let level = if limits.max_connections == config::MAX_CONNECTIONS { Level::Info } else { Level::Warn };
+        log!(
+            level,
             "max_connections = {} is more than the descriptors that this process may open; {most_sessions} are in force",
             limits.max_connections
         );
@@ -135,7 +138,11 @@ pub fn serve(args: &ServeArgs, config: Config, log: &Log) -> Result<(), Error> {
     // Opened first too: a summary that cannot be written is better known before a week's run than after it.
     let summary_file = config.summary_path.as_deref().map(open_summary).transpose()?;
     let daemon = Arc::new(Daemon::start(&config)?);
-    print_ready(daemon.listening()).map_err(|reason| Error::Output { target: "standard output".to_owned(), reason })?;
+    match print_ready(daemon.listening()) {
+        // Whoever started it may have read as much as it wanted, or nothing: the clients are others.
+        Err(reason) if reason.kind() == io::ErrorKind::BrokenPipe => warn!("nobody reads standard output"),
+        printed => printed.map_err(|reason| Error::Output { target: "standard output".to_owned(), reason })?,
+    }
     let summary_path = config.summary_path.clone();
     let handler = SignalHandler { daemon: Arc::clone(&daemon), args: args.clone(), config, log: log.clone() };
     std::thread::Builder::new()

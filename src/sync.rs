@@ -40,7 +40,7 @@ pub(crate) mod thread {
 
     use loom::sync::Notify;
     #[cfg(test)]
-    pub(crate) use loom::thread::{JoinHandle, spawn, yield_now};
+    pub(crate) use loom::thread::{JoinHandle, spawn};
 
     pub(crate) struct Thread(Arc<Notify>);
 

@@ -105,7 +105,131 @@ impl Wheel {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+
+    /// Numbers that look random and are the same every time (xorshift).
+    struct Dice(u64);
+
+    impl Dice {
+        fn new(seed: u64) -> Dice {
+            Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        }
+
+        /// A number from 0 up to and with `most`.
+        fn up_to(&mut self, most: u32) -> u32 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 % (u64::from(most) + 1)) as u32
+        }
+
+        fn is_one_in(&mut self, many: u32) -> bool {
+            self.up_to(many - 1) == 0
+        }
+    }
+
+    /// Slots visited when the time is `now_tick`, none of which comes back.
+    fn visited(wheel: &mut Wheel, now_tick: u32) -> Vec<u32> {
+        let mut visited = Vec::new();
+        wheel.advance(now_tick, |index| {
+            visited.push(index);
+            None
+        });
+        visited
+    }
+
+    /// The wheel against a list of due ticks, counted without wrapping.
+    fn check_against_a_list(seed: u64, start: u32) {
+        let mut dice = Dice::new(seed);
+        let mut wheel = Wheel::new(start);
+        let mut due = BTreeMap::<u32, u64>::new();
+        let mut now: u64 = 0;
+        let lap = BUCKETS as u32;
+        for _ in 0..200 {
+            let now_tick = start.wrapping_add(now as u32);
+            for _ in 0..dice.up_to(4) {
+                let longest = if dice.is_one_in(4) { 5 * lap } else { 300 };
+                let (index, after) = (dice.up_to(40), dice.up_to(longest));
+                wheel.insert(index, now_tick, after);
+                due.entry(index).or_insert(now + u64::from(after.max(1)));
+            }
+            let longest = if dice.is_one_in(20) { 3 * lap } else { 90 };
+            now += u64::from(dice.up_to(longest));
+            let now_tick = start.wrapping_add(now as u32);
+            let mut visits = 0;
+            wheel.advance(now_tick, |index| {
+                visits += 1;
+                let was_due = due.remove(&index).expect("only what is in is visited");
+                assert!(was_due <= now, "seed {seed}: slot {index} was due at {was_due}, not by {now}");
+                if dice.is_one_in(3) {
+                    return None;
+                }
+                let after = dice.up_to(2 * lap);
+                due.insert(index, now + u64::from(after.max(1)));
+                Some(after)
+            });
+            assert!(visits <= 41, "seed {seed}: nobody is visited twice");
+            let late = due.iter().find(|&(_, &tick)| tick <= now);
+            assert_eq!(late, None, "seed {seed}: not visited-in-time at {now}");
+            assert_eq!(wheel.len, due.len(), "seed {seed}");
+            let next = due.values().min().map(|tick| tick - now);
+            let told = wheel.next_in(now_tick).map(u64::from);
+            assert_eq!(told.is_some(), next.is_some());
+            assert!(told <= next, "seed {seed}: told to wait {told:?} ticks for a visit in {next:?}");
+        }
+    }
+
+    #[test]
+    fn every_slot_is_visited_in_time() {
+        (1..=100).for_each(|seed| check_against_a_list(seed, 1));
+    }
+
+    #[test]
+    fn ticks_may_wrap_while_slots_wait() {
+        (1..=100).for_each(|seed| check_against_a_list(seed, u32::MAX - 5_000));
+    }
+
+    #[test]
+    fn a_far_deadline_waits_for_its_lap() {
+        let lap = BUCKETS as u32;
+        for after in [lap - 1, lap, lap + 1, 3 * lap, 3 * lap + 7, 1 << 19] {
+            let mut wheel = Wheel::new(10);
+            wheel.insert(3, 10, after);
+            for lap_end in (10..10 + after).step_by(BUCKETS) {
+                assert!(visited(&mut wheel, lap_end).is_empty());
+            }
+            assert!(visited(&mut wheel, 10 + after - 1).is_empty());
+            assert_eq!(visited(&mut wheel, 10 + after), [3]);
+        }
+    }
+
+    #[test]
+    fn a_slot_is_in_once() {
+        let mut wheel = Wheel::new(0);
+        wheel.insert(7, 0, 5);
+        wheel.insert(7, 0, 2);
+        wheel.insert(7, 3, 9);
+        assert!(visited(&mut wheel, 4).is_empty());
+        assert_eq!(visited(&mut wheel, 5), [7]);
+        assert!(visited(&mut wheel, 100).is_empty());
+        wheel.insert(7, 100, 1);
+        assert_eq!(visited(&mut wheel, 101), [7], "in again after it was left out");
+    }
+
+    #[test]
+    fn a_visit_never_repeats_within_the_same_advance() {
+        let mut wheel = Wheel::new(0);
+        wheel.insert(0, 0, 1);
+        let mut visits = 0;
+        wheel.advance(50, |_| {
+            visits += 1;
+            Some(0)
+        });
+        assert_eq!(visits, 1);
+        assert_eq!(visited(&mut wheel, 51), [0]);
+    }
 
     #[test]
     fn a_slot_put_in_long_after_the_last_visit_is_visited_in_time() {
@@ -127,5 +251,14 @@ mod tests {
         let mut wheel = Wheel::new(1);
         wheel.insert(0, 1, 5);
         assert_eq!(wheel.next_in(100), Some(0));
+    }
+
+    #[test]
+    fn an_empty_wheel_catches_up_at_once_and_says_that_it_is_empty() {
+        let mut wheel = Wheel::new(0);
+        assert_eq!(wheel.next_in(0), None);
+        assert!(visited(&mut wheel, u32::MAX / 2).is_empty());
+        wheel.insert(1, u32::MAX / 2, 20);
+        assert_eq!(wheel.next_in(u32::MAX / 2), Some(20));
     }
 }

@@ -32,8 +32,10 @@ pub struct Summary {
     pub closed: Vec<(&'static str, u64)>,
     /// Memory of all rings in existence.
     pub buffer_bytes: u64,
-    /// What the wake rule took a turn to last, of late.
-    pub mean_turn_ns: u64,
+    /// What the wake rule takes a worker's turn to last, of late.
+    pub worker_turn_ns: u64,
+    /// What it takes a turn of the poller's own to last; 0 before the first.
+    pub poller_turn_ns: u64,
     /// What it took a wake to cost, of late.
     pub wake_cost_ns: u64,
     /// What the poller did.
@@ -118,8 +120,8 @@ impl fmt::Display for Summary {
         let poller = &self.poller;
         writeln!(
             out,
-            "\nof late    a turn {} ns  a wake {} ns   buffers {} bytes of rings",
-            self.mean_turn_ns, self.wake_cost_ns, self.buffer_bytes
+            "\nof late    a worker's turn {} ns  the poller's {} ns  a wake {} ns   buffers {} bytes of rings",
+            self.worker_turn_ns, self.poller_turn_ns, self.wake_cost_ns, self.buffer_bytes
         )?;
         writeln!(
             out,

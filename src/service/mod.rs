@@ -23,8 +23,11 @@ pub struct Entry {
     pub parameters: &'static [(&'static str, &'static str)],
     /// Whether the idle timeout spares its sessions, because silence is their normal state.
     pub spared_by_idle_timeout: bool,
-    build: fn(&[(String, String)]) -> Result<Arc<dyn Service>, BadParameter>,
+    build: Build,
 }
+
+/// Makes a service of its parameters, whose keys are known to be its own.
+type Build = fn(&[(String, String)]) -> Result<Arc<dyn Service>, BadParameter>;
 
 /// A parameter that the service does not know, or a value that it does not take.
 #[derive(Clone, Debug, PartialEq, Eq)]

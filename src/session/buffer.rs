@@ -13,6 +13,9 @@
 //!
 //! The only user of `ringbuf`. Read next: `design/buffers.md`.
 
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
@@ -135,6 +138,10 @@ impl Budget {
 
 /// One worker's free list of rings. Not shared: taking and giving back cost no synchronisation.
 pub struct Leases {
+    #[expect(
+        clippy::vec_box,
+        reason = "a session holds its ring by one pointer; unboxing it here would allocate anew"
+    )]
     free: Vec<Box<Ring>>,
     ring_bytes: usize,
     budget: Arc<Budget>,
@@ -306,7 +313,7 @@ impl Inbound {
 
     /// Gives the ring back if it is empty.
     pub(super) fn settle(&mut self, leases: &mut Leases) {
-        if self.len() == 0 {
+        if self.is_empty() {
             self.release(leases);
         }
     }

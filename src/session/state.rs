@@ -307,7 +307,7 @@ mod tests {
         let all = [
             Reasons::READABLE,
             Reasons::WRITABLE,
-            Reasons::ENDED,
+            Reasons::READ_ON,
             Reasons::TIMER,
             Reasons::DRAIN,
             Reasons::KILL,

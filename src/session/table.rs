@@ -63,9 +63,12 @@ unsafe impl<T: Send> Sync for Slot<T> {}
 /// interleaving.
 const CHUNK: usize = if cfg!(loom) { 2 } else { 256 };
 
+/// Slots that are made together, when the first of them is needed.
+type Chunk<T> = OnceLock<Box<[Slot<T>]>>;
+
 /// All slots, and which of them are free.
 pub struct Table<T> {
-    chunks: Box<[OnceLock<Box<[Slot<T>]>>]>,
+    chunks: Box<[Chunk<T>]>,
     limit: usize,
     /// Indices of vacant slots that were used before; the last one vacated is used next. Locked once per accepted and
     /// once per ended session.

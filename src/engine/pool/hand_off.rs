@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::service_queue::Request;
 use super::wake_rule::{RECHECK, Scene, TurnWatch, WakeRule};
-use super::worker::{self, Turns};
+use super::worker::Turns;
 use super::{NONE_LEFT, Shared};
 use crate::config::LowWater;
 use crate::net::os;
@@ -42,7 +42,7 @@ impl<'a> HandOff<'a> {
         let settings = &shared.settings;
         HandOff {
             shared,
-            rule: WakeRule::new(settings.wake, os::processors().len()),
+            rule: WakeRule::new(settings.wake, settings.workers, os::processors().len()),
             turns: Turns::new(shared, settings.workers),
             assists: settings.assist && all_brief,
             ready: Vec::with_capacity(settings.batch),
@@ -164,7 +164,8 @@ impl<'a> HandOff<'a> {
             backlog,
             idle,
             awake,
-            mean_turn_ns: shared.mean_turn_ns.load(Ordering::Relaxed),
+            worker_turn_ns: shared.pace.worker_turn_ns(),
+            poller_turn_ns: shared.pace.poller_turn_ns(),
             wake_cost_ns: shared.wake_cost.ns(),
         }
     }
@@ -180,7 +181,8 @@ impl<'a> HandOff<'a> {
             backlog: self.ready.len(),
             idle,
             awake: shared.settings.workers - idle,
-            mean_turn_ns: shared.mean_turn_ns.load(Ordering::Relaxed),
+            worker_turn_ns: shared.pace.worker_turn_ns(),
+            poller_turn_ns: shared.pace.poller_turn_ns(),
             wake_cost_ns: shared.wake_cost.ns(),
         };
         if !self.rule.can_assist(scene) {
@@ -195,7 +197,7 @@ impl<'a> HandOff<'a> {
             self.ready.extend(again);
         }
         self.ready.drain(..scene.backlog);
-        worker::fold_pace(shared, (shared.clock.now_ns() - since_ns) / scene.backlog as u64);
+        shared.pace.note_poller((shared.clock.now_ns() - since_ns) / scene.backlog as u64);
     }
 }
 

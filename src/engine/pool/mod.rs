@@ -42,7 +42,7 @@ use crate::session::table::Table;
 
 use parking::{IdleStack, Seat};
 use service_queue::{Request, ServiceQueue};
-use wake_rule::WakeCost;
+use wake_rule::{Pace, WakeCost};
 
 /// The low-water mark `auto`: a worker wakes the parked poller when it finds nothing left to take. To do so with a turn
 /// still to run would, on a busy machine, only put the poller in that worker's way.
@@ -69,8 +69,7 @@ struct Shared {
     /// Sessions in the state *queued* that wait for memory instead of in the queue. `budget.awaited` says that there
     /// are some; written under this lock.
     starving: Mutex<VecDeque<Request>>,
-    /// Moving average of a turn. Written now and then by workers; a lost update does no harm.
-    mean_turn_ns: AtomicU64,
+    pace: Pace,
     wake_cost: WakeCost,
     /// When the poller last woke workers, until the first of them has looked: 0 from then on. Written by the poller
     /// before it wakes, cleared by the woken.
@@ -139,7 +138,7 @@ impl Pool {
             park_low_water: AtomicUsize::new(NONE_LEFT),
             budget: Budget::new(settings.limits.max_buffer_bytes),
             starving: Mutex::new(VecDeque::new()),
-            mean_turn_ns: AtomicU64::new(worker::FIRST_GUESS_NS),
+            pace: Pace::new(),
             wake_cost: WakeCost::new(),
             woken_ns: AtomicU64::new(0),
             tick: AtomicU32::new(Clock::tick_of(clock.now_ns())),
@@ -210,7 +209,8 @@ impl Running for Pool {
             open: shared.table.live() as u64,
             closed: closed(shared),
             buffer_bytes: shared.budget.made_bytes() as u64,
-            mean_turn_ns: shared.mean_turn_ns.load(Ordering::Relaxed),
+            worker_turn_ns: shared.pace.worker_turn_ns(),
+            poller_turn_ns: shared.pace.poller_turn_ns(),
             wake_cost_ns: shared.wake_cost.ns(),
             poller: PollSummary::of(&shared.poll_counters),
             poller_turns: poller_turns.clone(),

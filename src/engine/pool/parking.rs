@@ -214,6 +214,7 @@ impl IdleStack {
 mod loom_models {
     use std::sync::Arc;
 
+    use super::super::NONE_LEFT;
     use super::super::service_queue::{Request, ServiceQueue};
     use super::*;
     use crate::session::table::Key;
@@ -257,25 +258,23 @@ mod loom_models {
             }
         }
 
-        fn is_low(&self) -> bool {
-            self.queue.len() <= self.low_water
-        }
-
-        /// As workers do: one request, then a look at the poller's seat.
+        /// As workers do: one request, then a look at the poller's seat. The poller that wants none left hears of it
+        /// from whoever finds the queue empty.
         fn take(&self) -> Option<u32> {
             let request = self.queue.try_take();
-            self.poller_seat.wake_if(|| self.is_low());
+            let is_low = || request.is_none() || (self.low_water != NONE_LEFT && self.queue.len() <= self.low_water);
+            self.poller_seat.wake_if(is_low);
             request.map(|request| request.key.index())
         }
 
-        /// Takes `requests`, without a rest.
-        fn take_all(&self, mut requests: usize) {
-            while requests > 0 {
-                match self.take() {
-                    Some(_) => requests -= 1,
-                    None => thread::yield_now(),
-                }
-            }
+        /// Takes requests until there is none.
+        fn take_all(&self) {
+            while self.take().is_some() {}
+        }
+
+        fn is_low(&self) -> bool {
+            let len = self.queue.len();
+            len == 0 || (self.low_water != NONE_LEFT && len <= self.low_water)
         }
 
         /// As the poller does. A worker that looked at the seat before the poller last got up may wake it too early,
@@ -295,6 +294,7 @@ mod loom_models {
                     Some(LAST) => return,
                     Some(_) => {
                         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                            assert_eq!(self.take(), None);
                             for _ in 1..self.workers {
                                 self.put(LAST);
                                 self.idle.wake_one();
@@ -420,7 +420,7 @@ mod loom_models {
     /// The poller lies down over a backlog while a worker takes it down to the low-water mark, or below.
     #[test]
     fn the_poller_does_not_sleep_over_a_low_queue() {
-        for low_water in [0, 1] {
+        for low_water in [0, 1, NONE_LEFT] {
             model(move || {
                 let pool = Pool::new(1, 0, low_water);
                 pool.poller_seat.occupy();
@@ -428,7 +428,7 @@ mod loom_models {
                 pool.put(2);
                 let worker = {
                     let pool = Arc::clone(&pool);
-                    thread::spawn(move || pool.take_all(2))
+                    thread::spawn(move || pool.take_all())
                 };
                 pool.park_poller();
                 worker.join().unwrap();
@@ -436,40 +436,42 @@ mod loom_models {
         }
     }
 
-    /// The same with two workers, so that the one whose take made the queue low need not be the one that looks first;
-    /// and the poller parks once more, so that a wake for its first park can come late.
+    /// The same with two workers, so that the one whose take made the queue low need not be the one that looks first.
     #[test]
     fn the_poller_is_woken_by_one_of_two_workers() {
-        model(|| {
-            let pool = Pool::new(2, 0, 0);
-            pool.poller_seat.occupy();
-            pool.put(1);
-            pool.put(2);
-            let workers = [1, 2].map(|requests| {
-                let pool = Arc::clone(&pool);
-                thread::spawn(move || pool.take_all(requests))
+        for low_water in [0, 1, NONE_LEFT] {
+            model(move || {
+                let pool = Pool::new(2, 0, low_water);
+                pool.poller_seat.occupy();
+                pool.put(1);
+                pool.put(2);
+                let workers = [(); 2].map(|()| {
+                    let pool = Arc::clone(&pool);
+                    thread::spawn(move || pool.take_all())
+                });
+                pool.park_poller();
+                workers.into_iter().for_each(|worker| worker.join().unwrap());
             });
-            pool.park_poller();
-            pool.put(3);
-            pool.park_poller();
-            workers.into_iter().for_each(|worker| worker.join().unwrap());
-        });
+        }
     }
 
-    /// Both sleeps at once: the poller queues, wakes and parks; the worker takes and rests. Never do both sleep.
+    /// Both sleeps at once: the poller queues, wakes and parks, twice, so that a wake for its first park can come late;
+    /// the worker takes and rests. Never do both sleep.
     #[test]
     fn poller_and_worker_never_both_sleep() {
-        model(|| {
-            let pool = Pool::new(1, 2, 0);
-            let worker = pool.spawn_worker(0);
-            pool.poller_seat.occupy();
-            for index in [1, 2] {
-                pool.put(index);
-                pool.wake_if_all_sleep();
-                pool.park_poller();
-            }
-            worker.join().unwrap();
-            pool.assert_all_up();
-        });
+        for low_water in [0, NONE_LEFT] {
+            model(move || {
+                let pool = Pool::new(1, 2, low_water);
+                let worker = pool.spawn_worker(0);
+                pool.poller_seat.occupy();
+                for index in [1, 2] {
+                    pool.put(index);
+                    pool.wake_if_all_sleep();
+                    pool.park_poller();
+                }
+                worker.join().unwrap();
+                pool.assert_all_up();
+            });
+        }
     }
 }

@@ -10,7 +10,9 @@
 //! - the drain time exceeds the wake cost: wake another, and so on;
 //! - a worker that has been in one turn for longer than [`RECHECK`] does not count as awake: the mean says nothing of it;
 //! - the drain time exceeds [`PARK_ABOVE`]: the poller need not look for more work now; it parks until the queue is low;
-//! - every worker sleeps and the poller would be done before one arrived: it may run the turns itself (`--assist`).
+//! - every worker sleeps and the poller would be done before one arrived: it may run the turns itself (`--assist`);
+//! - so it may when all workers together have lately been no quicker than itself alone (*crowded*): turns are measured
+//!   on the wall clock, and where other programs want the processors too, handing on takes longer and gains nothing.
 //!
 //! A process confined to one processor gains nothing by a wake: there the poller parks for any backlog and runs every
 //! brief turn itself.
@@ -67,6 +69,51 @@ impl WakeCost {
     }
 }
 
+/// How long turns have lasted of late on the wall clock, run by a worker and run by the poller.
+pub(super) struct Pace {
+    /// Written now and then by workers, and by the poller while it keeps them from working; a lost update does no harm.
+    worker_turn_ns: AtomicU64,
+    /// Written by the poller when it has run turns itself; 0 until it has.
+    poller_turn_ns: AtomicU64,
+}
+
+impl Pace {
+    /// What a turn is taken to last until some have been measured: an echo on a machine of this century.
+    const FIRST_GUESS_NS: u64 = 10_000;
+
+    pub(super) fn new() -> Pace {
+        Pace { worker_turn_ns: AtomicU64::new(Self::FIRST_GUESS_NS), poller_turn_ns: AtomicU64::new(0) }
+    }
+
+    pub(super) fn worker_turn_ns(&self) -> u64 {
+        self.worker_turn_ns.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn poller_turn_ns(&self) -> u64 {
+        self.poller_turn_ns.load(Ordering::Relaxed)
+    }
+
+    /// Folds in a worker's turn that lasted `ns`, or the mean of several.
+    pub(super) fn note_worker(&self, ns: u64) {
+        self.worker_turn_ns.store(fold(self.worker_turn_ns(), ns), Ordering::Relaxed);
+    }
+
+    /// Folds in a turn of the poller's. What is known of the workers ages with each: only handing on again would tell.
+    pub(super) fn note_poller(&self, ns: u64) {
+        let before = self.poller_turn_ns();
+        let mean = if before == 0 { ns } else { fold(before, ns) };
+        self.poller_turn_ns.store(mean, Ordering::Relaxed);
+        let worker = self.worker_turn_ns();
+        self.worker_turn_ns.store(worker - worker.saturating_sub(mean) / 64, Ordering::Relaxed);
+    }
+}
+
+/// Moves a mean a quarter of the way to a sample. One that is more than four times the mean counts as four times: it is
+/// a thread that lost its processor, or the first of many long ones, and then more will say so.
+fn fold(mean: u64, sample: u64) -> u64 {
+    ((mean * 3 + sample.min(mean.saturating_mul(4))) / 4).max(1)
+}
+
 /// What the poller sees when it decides.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scene {
@@ -76,8 +123,10 @@ pub(super) struct Scene {
     pub(super) idle: usize,
     /// Workers awake, without those in a long turn.
     pub(super) awake: usize,
-    /// Moving average of the length of a turn.
-    pub(super) mean_turn_ns: u64,
+    /// See [`Pace`].
+    pub(super) worker_turn_ns: u64,
+    /// See [`Pace`].
+    pub(super) poller_turn_ns: u64,
     /// See [`WakeCost`].
     pub(super) wake_cost_ns: u64,
 }
@@ -85,7 +134,7 @@ pub(super) struct Scene {
 impl Scene {
     /// Time that `awake` workers take to empty the queue.
     fn drain_ns(&self, awake: usize) -> u64 {
-        (self.backlog as u64).saturating_mul(self.mean_turn_ns) / awake.max(1) as u64
+        (self.backlog as u64).saturating_mul(self.worker_turn_ns) / awake.max(1) as u64
     }
 }
 
@@ -97,11 +146,13 @@ pub(super) struct WakeRule {
     fixed_cost_ns: Option<u64>,
     /// Whether the process may use one processor only.
     alone: bool,
+    /// Workers that can run at the same time.
+    crew: u64,
 }
 
 impl WakeRule {
-    /// The rule for a process that may use so many processors.
-    pub(super) fn new(wake: Wake, processors: usize) -> WakeRule {
+    /// The rule for so many workers on so many processors.
+    pub(super) fn new(wake: Wake, workers: usize, processors: usize) -> WakeRule {
         WakeRule {
             each: wake == Wake::Each,
             fixed_cost_ns: match wake {
@@ -109,6 +160,7 @@ impl WakeRule {
                 Wake::Auto | Wake::Each => None,
             },
             alone: processors == 1,
+            crew: workers.min(processors) as u64,
         }
     }
 
@@ -140,9 +192,21 @@ impl WakeRule {
         left.drain_ns(scene.awake) > self.wake_cost_ns(scene).min(PARK_ABOVE.as_nanos() as u64)
     }
 
-    /// Whether the poller itself would finish this backlog before a woken worker arrived.
+    /// Whether the poller may run this backlog itself: it would be done before a woken worker arrived, or the workers
+    /// would be no quicker.
     pub(super) fn can_assist(&self, scene: Scene) -> bool {
-        scene.awake == 0 && (self.alone || scene.drain_ns(1) <= self.wake_cost_ns(scene))
+        let own_ns = match scene.poller_turn_ns {
+            0 => scene.drain_ns(1),
+            turn_ns => (scene.backlog as u64).saturating_mul(turn_ns),
+        };
+        self.alone || self.is_crowded(scene) || (scene.awake == 0 && own_ns <= self.wake_cost_ns(scene))
+    }
+
+    /// Whether the workers together are not a fifth quicker than the poller alone. A wake cost that the user fixed is
+    /// followed instead.
+    fn is_crowded(&self, scene: Scene) -> bool {
+        let (worker_ns, poller_ns) = (u128::from(scene.worker_turn_ns), u128::from(scene.poller_turn_ns));
+        self.fixed_cost_ns.is_none() && poller_ns > 0 && worker_ns * 10 >= poller_ns * u128::from(self.crew) * 8
     }
 }
 
@@ -197,12 +261,12 @@ mod tests {
     const WAKE_NS: u64 = 60 * US;
 
     fn scene(backlog: usize, idle: usize, awake: usize) -> Scene {
-        Scene { backlog, idle, awake, mean_turn_ns: 5 * US, wake_cost_ns: 100 * US }
+        Scene { backlog, idle, awake, worker_turn_ns: 5 * US, poller_turn_ns: 5 * US, wake_cost_ns: 100 * US }
     }
 
     #[test]
     fn wakes_nobody_while_the_awake_are_quicker() {
-        let rule = WakeRule::new(Wake::Auto, 4);
+        let rule = WakeRule::new(Wake::Auto, 4, 4);
         assert_eq!(rule.wakes(scene(0, 4, 0), 0), 0);
         assert_eq!(rule.wakes(scene(1, 4, 0), 1), 1);
         assert_eq!(rule.wakes(scene(20, 3, 1), 20), 0);
@@ -213,7 +277,7 @@ mod tests {
     #[test]
     fn wakes_at_most_the_ready_and_at_most_the_idle() {
         for wake in [Wake::Auto, Wake::Each, Wake::Above(Duration::ZERO)] {
-            let rule = WakeRule::new(wake, 4);
+            let rule = WakeRule::new(wake, 4, 4);
             for backlog in 0..50 {
                 for idle in 0..=WORKERS {
                     let wakes = rule.wakes(scene(backlog, idle, WORKERS - idle), backlog);
@@ -225,16 +289,36 @@ mod tests {
 
     #[test]
     fn each_wakes_one_per_request() {
-        assert_eq!(WakeRule::new(Wake::Each, 4).wakes(scene(3, 4, 0), 3), 3);
-        assert_eq!(WakeRule::new(Wake::Each, 4).wakes(scene(9, 2, 2), 1), 1);
+        assert_eq!(WakeRule::new(Wake::Each, 4, 4).wakes(scene(3, 4, 0), 3), 3);
+        assert_eq!(WakeRule::new(Wake::Each, 4, 4).wakes(scene(9, 2, 2), 1), 1);
     }
 
     #[test]
     fn on_one_processor_the_poller_parks_for_any_backlog_and_runs_brief_turns_itself() {
-        let alone = WakeRule::new(Wake::Auto, 1);
+        let alone = WakeRule::new(Wake::Auto, 4, 1);
         assert!(alone.can_park(scene(1, 0, 1)) && alone.can_assist(scene(500, 1, 0)));
-        let beside = WakeRule::new(Wake::Auto, 2);
+        let beside = WakeRule::new(Wake::Auto, 4, 4);
         assert!(!beside.can_park(scene(1, 0, 1)) && !beside.can_assist(scene(500, 1, 0)));
+    }
+
+    #[test]
+    fn the_poller_runs_turns_itself_while_the_workers_are_no_quicker() {
+        let rule = WakeRule::new(Wake::Auto, 2, 2);
+        let pace = Pace::new();
+        let backlog_of_300 = |pace: &Pace| Scene {
+            worker_turn_ns: pace.worker_turn_ns(),
+            poller_turn_ns: pace.poller_turn_ns(),
+            ..scene(300, 0, 2)
+        };
+        assert!(!rule.can_assist(backlog_of_300(&pace)), "nothing is known of the poller's own turns yet");
+        pace.note_poller(5 * US);
+        (0..20).for_each(|_| pace.note_worker(6 * US));
+        assert!(!rule.can_assist(backlog_of_300(&pace)), "two workers at 6 us beat one poller at 5");
+        (0..20).for_each(|_| pace.note_worker(11 * US));
+        assert!(rule.can_assist(backlog_of_300(&pace)), "two workers at 11 us do not");
+        (0..200).for_each(|_| pace.note_poller(5 * US));
+        assert!(!rule.can_assist(backlog_of_300(&pace)), "what is known of the workers has aged: try them again");
+        assert!(!WakeRule::new(Wake::Above(Duration::from_micros(100)), 2, 2).is_crowded(backlog_of_300(&pace)));
     }
 
     #[test]
@@ -292,7 +376,7 @@ mod tests {
 
     /// Simulates `requests` arrivals, `gap_ns` apart on average, and steps from event to event.
     fn simulate(seed: u64, requests: usize, gap_ns: u64, mut service_ns: impl FnMut(&mut Random) -> u64) -> Outcome {
-        let rule = WakeRule::new(Wake::Auto, 8);
+        let rule = WakeRule::new(Wake::Auto, WORKERS, 8);
         let mut random = Random(seed);
         let mut watch = TurnWatch::new(WORKERS);
         let mut workers = [Worker::Asleep; WORKERS];
@@ -368,7 +452,8 @@ mod tests {
                 backlog: queue.len(),
                 idle: asleep(&workers),
                 awake: watch.count_awake(now_ns, |number| (turns[number], workers[number] == Worker::Asleep)),
-                mean_turn_ns: mean_ns,
+                worker_turn_ns: mean_ns,
+                poller_turn_ns: 0,
                 wake_cost_ns: 100 * US,
             };
             let wakes = rule.wakes(scene, queued);

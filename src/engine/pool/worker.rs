@@ -27,9 +27,6 @@ use crate::session::state::{Reasons, Released};
 use crate::session::table::Claim;
 use crate::session::{Tally, TurnEnd};
 
-/// What a turn is taken to last until some have been measured: an echo on a machine of this century.
-pub(super) const FIRST_GUESS_NS: u64 = 10_000;
-
 /// Turns between two looks at the clock.
 const PACE_TURNS: u64 = 32;
 
@@ -337,14 +334,8 @@ impl<'a> Worker<'a> {
         }
         let now_ns = self.shared.clock.now_ns();
         let turn_ns = (now_ns - self.paced_ns) / self.paced_turns;
-        fold_pace(self.shared, turn_ns);
+        self.shared.pace.note_worker(turn_ns);
         self.paced_turns = 0;
         self.paced_ns = now_ns;
     }
-}
-
-/// Moves the average a quarter of the way to `turn_ns`.
-pub(super) fn fold_pace(shared: &Shared, turn_ns: u64) {
-    let mean_ns = shared.mean_turn_ns.load(Ordering::Relaxed);
-    shared.mean_turn_ns.store((mean_ns * 3 + turn_ns) / 4, Ordering::Relaxed);
 }
