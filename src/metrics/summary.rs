@@ -34,7 +34,7 @@ pub struct Summary {
     pub buffer_bytes: u64,
     /// What the wake rule takes a worker's turn to last, of late.
     pub worker_turn_ns: u64,
-    /// What it takes a turn of the poller's own to last; 0 before the first.
+    /// What it takes a turn of the poller's own to last.
     pub poller_turn_ns: u64,
     /// What it took a wake to cost, of late.
     pub wake_cost_ns: u64,

@@ -70,10 +70,13 @@ impl WakeCost {
 }
 
 /// How long turns have lasted of late on the wall clock, run by a worker and run by the poller.
+///
+/// Whoever runs no turns is not measured, so what is known of one side ages with every measurement of the other, towards
+/// being worth a try.
 pub(super) struct Pace {
-    /// Written now and then by workers, and by the poller while it keeps them from working; a lost update does no harm.
+    /// Written now and then by workers, and by the poller when it has run turns itself; a lost update does no harm.
     worker_turn_ns: AtomicU64,
-    /// Written by the poller when it has run turns itself; 0 until it has.
+    /// Written by the same.
     poller_turn_ns: AtomicU64,
 }
 
@@ -82,7 +85,8 @@ impl Pace {
     const FIRST_GUESS_NS: u64 = 10_000;
 
     pub(super) fn new() -> Pace {
-        Pace { worker_turn_ns: AtomicU64::new(Self::FIRST_GUESS_NS), poller_turn_ns: AtomicU64::new(0) }
+        let guess = || AtomicU64::new(Self::FIRST_GUESS_NS);
+        Pace { worker_turn_ns: guess(), poller_turn_ns: guess() }
     }
 
     pub(super) fn worker_turn_ns(&self) -> u64 {
@@ -95,16 +99,29 @@ impl Pace {
 
     /// Folds in a worker's turn that lasted `ns`, or the mean of several.
     pub(super) fn note_worker(&self, ns: u64) {
-        self.worker_turn_ns.store(fold(self.worker_turn_ns(), ns), Ordering::Relaxed);
+        let mean = note(&self.worker_turn_ns, ns);
+        // On a crowded machine a worker's turn takes twice as long and more.
+        age(&self.poller_turn_ns, mean / 4);
     }
 
-    /// Folds in a turn of the poller's. What is known of the workers ages with each: only handing on again would tell.
+    /// Folds in a turn of the poller's, or the mean of several.
     pub(super) fn note_poller(&self, ns: u64) {
-        let before = self.poller_turn_ns();
-        let mean = if before == 0 { ns } else { fold(before, ns) };
-        self.poller_turn_ns.store(mean, Ordering::Relaxed);
-        let worker = self.worker_turn_ns();
-        self.worker_turn_ns.store(worker - worker.saturating_sub(mean) / 64, Ordering::Relaxed);
+        let mean = note(&self.poller_turn_ns, ns);
+        age(&self.worker_turn_ns, mean);
+    }
+}
+
+fn note(mean_ns: &AtomicU64, sample_ns: u64) -> u64 {
+    let mean = fold(mean_ns.load(Ordering::Relaxed), sample_ns);
+    mean_ns.store(mean, Ordering::Relaxed);
+    mean
+}
+
+/// Lowers an old mean a little, but not below what is plausible.
+fn age(mean_ns: &AtomicU64, floor_ns: u64) {
+    let mean = mean_ns.load(Ordering::Relaxed);
+    if mean > floor_ns {
+        mean_ns.store((mean - mean / 64).max(floor_ns), Ordering::Relaxed);
     }
 }
 
@@ -195,10 +212,7 @@ impl WakeRule {
     /// Whether the poller may run this backlog itself: it would be done before a woken worker arrived, or the workers
     /// would be no quicker.
     pub(super) fn can_assist(&self, scene: Scene) -> bool {
-        let own_ns = match scene.poller_turn_ns {
-            0 => scene.drain_ns(1),
-            turn_ns => (scene.backlog as u64).saturating_mul(turn_ns),
-        };
+        let own_ns = (scene.backlog as u64).saturating_mul(scene.poller_turn_ns);
         self.alone || self.is_crowded(scene) || (scene.awake == 0 && own_ns <= self.wake_cost_ns(scene))
     }
 
@@ -206,7 +220,7 @@ impl WakeRule {
     /// followed instead.
     fn is_crowded(&self, scene: Scene) -> bool {
         let (worker_ns, poller_ns) = (u128::from(scene.worker_turn_ns), u128::from(scene.poller_turn_ns));
-        self.fixed_cost_ns.is_none() && poller_ns > 0 && worker_ns * 10 >= poller_ns * u128::from(self.crew) * 8
+        self.fixed_cost_ns.is_none() && worker_ns * 10 >= poller_ns * u128::from(self.crew) * 8
     }
 }
 
@@ -310,14 +324,16 @@ mod tests {
             poller_turn_ns: pace.poller_turn_ns(),
             ..scene(300, 0, 2)
         };
-        assert!(!rule.can_assist(backlog_of_300(&pace)), "nothing is known of the poller's own turns yet");
-        pace.note_poller(5 * US);
-        (0..20).for_each(|_| pace.note_worker(6 * US));
+        assert!(!rule.can_assist(backlog_of_300(&pace)), "two workers and a poller that are as quick");
+        (0..20).for_each(|_| pace.note_poller(5 * US));
+        pace.worker_turn_ns.store(6 * US, Ordering::Relaxed);
         assert!(!rule.can_assist(backlog_of_300(&pace)), "two workers at 6 us beat one poller at 5");
-        (0..20).for_each(|_| pace.note_worker(11 * US));
+        pace.worker_turn_ns.store(11 * US, Ordering::Relaxed);
         assert!(rule.can_assist(backlog_of_300(&pace)), "two workers at 11 us do not");
-        (0..200).for_each(|_| pace.note_poller(5 * US));
+        (0..40).for_each(|_| pace.note_poller(5 * US));
         assert!(!rule.can_assist(backlog_of_300(&pace)), "what is known of the workers has aged: try them again");
+        (0..40).for_each(|_| pace.note_worker(6 * US));
+        assert!(rule.can_assist(backlog_of_300(&pace)), "what is known of the poller has aged: try it again");
         assert!(!WakeRule::new(Wake::Above(Duration::from_micros(100)), 2, 2).is_crowded(backlog_of_300(&pace)));
     }
 
@@ -453,7 +469,7 @@ mod tests {
                 idle: asleep(&workers),
                 awake: watch.count_awake(now_ns, |number| (turns[number], workers[number] == Worker::Asleep)),
                 worker_turn_ns: mean_ns,
-                poller_turn_ns: 0,
+                poller_turn_ns: mean_ns,
                 wake_cost_ns: 100 * US,
             };
             let wakes = rule.wakes(scene, queued);
