@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::service_queue::Request;
-use super::wake_rule::{RECHECK, Scene, TurnWatch, WakeRule};
+use super::wake_rule::{PACE_TURNS, RECHECK, Scene, TurnWatch, WakeRule};
 use super::worker::Turns;
 use super::{NONE_LEFT, Shared};
 use crate::config::LowWater;
@@ -34,6 +34,9 @@ pub(super) struct HandOff<'a> {
     /// Sessions that the poller moved to *queued* and has not put into the queue yet.
     ready: Vec<Request>,
     watch: TurnWatch,
+    /// Own turns, and the time they took, since they were last noted.
+    paced_turns: u64,
+    paced_ns: u64,
 }
 
 impl<'a> HandOff<'a> {
@@ -47,6 +50,8 @@ impl<'a> HandOff<'a> {
             assists: settings.assist && all_brief,
             ready: Vec::with_capacity(settings.batch),
             watch: TurnWatch::new(settings.workers),
+            paced_turns: 0,
+            paced_ns: 0,
         }
     }
 
@@ -197,7 +202,12 @@ impl<'a> HandOff<'a> {
             self.ready.extend(again);
         }
         self.ready.drain(..scene.backlog);
-        shared.pace.note_poller((shared.clock.now_ns() - since_ns) / scene.backlog as u64);
+        self.paced_ns += shared.clock.now_ns() - since_ns;
+        self.paced_turns += scene.backlog as u64;
+        if self.paced_turns >= PACE_TURNS {
+            shared.pace.note_poller(self.paced_ns / self.paced_turns);
+            (self.paced_turns, self.paced_ns) = (0, 0);
+        }
     }
 }
 

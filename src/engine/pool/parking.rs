@@ -227,19 +227,20 @@ mod loom_models {
         queue: ServiceQueue,
         idle: IdleStack,
         poller_seat: Seat,
-        low_water: usize,
+        /// Of the poller's present park. Written by the poller before it lies down.
+        low_water: AtomicUsize,
         workers: usize,
         /// Requests that have not been served.
         left: AtomicUsize,
     }
 
     impl Pool {
-        fn new(workers: usize, requests: usize, low_water: usize) -> Arc<Pool> {
+        fn new(workers: usize, requests: usize) -> Arc<Pool> {
             Arc::new(Pool {
                 queue: ServiceQueue::new(4),
                 idle: IdleStack::new(workers),
                 poller_seat: Seat::default(),
-                low_water,
+                low_water: AtomicUsize::new(0),
                 workers,
                 left: AtomicUsize::new(requests),
             })
@@ -262,8 +263,7 @@ mod loom_models {
         /// from whoever finds the queue empty.
         fn take(&self) -> Option<u32> {
             let request = self.queue.try_take();
-            let is_low = || request.is_none() || (self.low_water != NONE_LEFT && self.queue.len() <= self.low_water);
-            self.poller_seat.wake_if(is_low);
+            self.poller_seat.wake_if(|| request.is_none() || self.is_at_most(self.low_water.load(Ordering::Relaxed)));
             request.map(|request| request.key.index())
         }
 
@@ -272,15 +272,16 @@ mod loom_models {
             while self.take().is_some() {}
         }
 
-        fn is_low(&self) -> bool {
-            let len = self.queue.len();
-            len == 0 || (self.low_water != NONE_LEFT && len <= self.low_water)
+        fn is_at_most(&self, low_water: usize) -> bool {
+            low_water != NONE_LEFT && self.queue.len() <= low_water
         }
 
         /// As the poller does. A worker that looked at the seat before the poller last got up may wake it too early,
         /// so that it looks again.
-        fn park_poller(&self) {
-            while self.poller_seat.sleep_unless(Duration::MAX, || self.is_low()) {}
+        fn park_poller(&self, low_water: usize) {
+            self.low_water.store(low_water, Ordering::SeqCst);
+            let is_low = || self.queue.len() == 0 || self.is_at_most(low_water);
+            while self.poller_seat.sleep_unless(Duration::MAX, is_low) {}
         }
 
         /// Serves requests and rests until one is the last; then tells the other workers, if any.
@@ -323,7 +324,7 @@ mod loom_models {
     #[test]
     fn a_put_is_not_missed_by_a_worker_that_lies_down() {
         model(|| {
-            let pool = Pool::new(1, 2, 0);
+            let pool = Pool::new(1, 2);
             let worker = pool.spawn_worker(0);
             for index in [1, 2] {
                 pool.put(index);
@@ -338,7 +339,7 @@ mod loom_models {
     #[test]
     fn a_put_is_not_missed_by_two_workers() {
         model(|| {
-            let pool = Pool::new(2, 2, 0);
+            let pool = Pool::new(2, 2);
             let workers = [0, 1].map(|worker| pool.spawn_worker(worker));
             for index in [1, 2] {
                 pool.put(index);
@@ -354,7 +355,7 @@ mod loom_models {
     #[test]
     fn a_wake_races_with_leaving_and_lying_down_again() {
         model(|| {
-            let pool = Pool::new(1, 0, 0);
+            let pool = Pool::new(1, 0);
             let worker = {
                 let pool = Arc::clone(&pool);
                 thread::spawn(move || {
@@ -379,7 +380,7 @@ mod loom_models {
     #[test]
     fn a_sleeper_is_woken_by_one_waker() {
         model(|| {
-            let pool = Pool::new(1, 0, 0);
+            let pool = Pool::new(1, 0);
             let waker = {
                 let pool = Arc::clone(&pool);
                 thread::spawn(move || pool.idle.wake_one().is_some())
@@ -401,7 +402,7 @@ mod loom_models {
     #[test]
     fn nobody_sleeps_through_the_stop() {
         model(|| {
-            let pool = Pool::new(2, 0, 0);
+            let pool = Pool::new(2, 0);
             let stopping = Arc::new(AtomicBool::new(false));
             let workers = [0, 1].map(|worker| {
                 let (pool, stopping) = (Arc::clone(&pool), Arc::clone(&stopping));
@@ -422,7 +423,7 @@ mod loom_models {
     fn the_poller_does_not_sleep_over_a_low_queue() {
         for low_water in [0, 1, NONE_LEFT] {
             model(move || {
-                let pool = Pool::new(1, 0, low_water);
+                let pool = Pool::new(1, 0);
                 pool.poller_seat.occupy();
                 pool.put(1);
                 pool.put(2);
@@ -430,7 +431,7 @@ mod loom_models {
                     let pool = Arc::clone(&pool);
                     thread::spawn(move || pool.take_all())
                 };
-                pool.park_poller();
+                pool.park_poller(low_water);
                 worker.join().unwrap();
             });
         }
@@ -441,7 +442,7 @@ mod loom_models {
     fn the_poller_is_woken_by_one_of_two_workers() {
         for low_water in [0, 1, NONE_LEFT] {
             model(move || {
-                let pool = Pool::new(2, 0, low_water);
+                let pool = Pool::new(2, 0);
                 pool.poller_seat.occupy();
                 pool.put(1);
                 pool.put(2);
@@ -449,7 +450,7 @@ mod loom_models {
                     let pool = Arc::clone(&pool);
                     thread::spawn(move || pool.take_all())
                 });
-                pool.park_poller();
+                pool.park_poller(low_water);
                 workers.into_iter().for_each(|worker| worker.join().unwrap());
             });
         }
@@ -459,15 +460,15 @@ mod loom_models {
     /// the worker takes and rests. Never do both sleep.
     #[test]
     fn poller_and_worker_never_both_sleep() {
-        for low_water in [0, NONE_LEFT] {
+        for low_waters in [[0, 0], [NONE_LEFT, 0], [0, NONE_LEFT]] {
             model(move || {
-                let pool = Pool::new(1, 2, low_water);
+                let pool = Pool::new(1, 2);
                 let worker = pool.spawn_worker(0);
                 pool.poller_seat.occupy();
-                for index in [1, 2] {
+                for (index, low_water) in (1..).zip(low_waters) {
                     pool.put(index);
                     pool.wake_if_all_sleep();
-                    pool.park_poller();
+                    pool.park_poller(low_water);
                 }
                 worker.join().unwrap();
                 pool.assert_all_up();

@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 use log::error;
 
 use super::service_queue::Request;
+use super::wake_rule::PACE_TURNS;
 use super::{Connection, NONE_LEFT, Shared};
 use crate::config::Rearm;
 use crate::metrics::counters::TurnCounters;
@@ -26,9 +27,6 @@ use crate::session::handler::Closed;
 use crate::session::state::{Reasons, Released};
 use crate::session::table::Claim;
 use crate::session::{Tally, TurnEnd};
-
-/// Turns between two looks at the clock.
-const PACE_TURNS: u64 = 32;
 
 /// Turns since it last parked after which a worker gives up its processor a few times before it parks again: work
 /// came thick, and somebody who brings more may be waiting for just this processor.
