@@ -9,6 +9,12 @@ use std::time::{Duration, Instant};
 /// thousand idle sessions cost a few wake-ups a second.
 pub const TICK: Duration = Duration::from_millis(10);
 
+/// Ticks from `since` to `now`; none if `since` is the later one, as it can be for a thread that read `now` first.
+pub fn ticks_since(now: u32, since: u32) -> u32 {
+    let ticks = now.wrapping_sub(since);
+    if ticks > u32::MAX / 2 { 0 } else { ticks }
+}
+
 /// A clock that started when it was made.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {

@@ -207,7 +207,7 @@ impl Fields<'_> {
             let expected = format!("at most {}, the capacity of the queue", settings.queue_capacity);
             return Err(self.error(field, Unfit::new(problem, expected)));
         }
-        let least = (settings.workers * Leases::KEPT + 1) * settings.ring_bytes;
+        let least = ((settings.workers + 1) * Leases::KEPT + 1) * settings.ring_bytes;
         let buffers = &mut settings.limits.max_buffer_bytes;
         match self.last("max_buffers") {
             Some(field) if *buffers < least => {

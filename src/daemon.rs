@@ -234,6 +234,8 @@ impl SignalHandler {
         }
         self.daemon.limit(new.settings.limits.clone());
         info!("SIGHUP: {} is in force", path.display());
-        self.config.settings.limits = new.settings.limits;
+        // The memory of rings is one of the changes that wait: the next reload is to say so again.
+        let max_buffer_bytes = self.config.settings.limits.max_buffer_bytes;
+        self.config.settings.limits = Limits { max_buffer_bytes, ..new.settings.limits };
     }
 }

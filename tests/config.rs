@@ -128,7 +128,7 @@ fn wrong_files_are_named_with_line_key_and_what_was_expected() {
         ),
         (
             "workers = 2\nmax_buffers = \"1MiB\"",
-            "F:2: max_buffers: 1MiB is too small for 2 workers and rings of 64KiB; expected at least 1088KiB",
+            "F:2: max_buffers: 1MiB is too small for 2 workers and rings of 64KiB; expected at least 1600KiB",
         ),
         // Texts that are no TOML, or no text.
         ("queue = 1\nqueue = 2", "F:2: not TOML: duplicate key; expected valid TOML"),
@@ -244,7 +244,7 @@ fn wrong_flags_are_named_with_their_value() {
         ),
         (
             &["--workers", "1", "--ring", "1MiB", "--max-buffers", "8MiB"],
-            "--max-buffers: 8MiB is too small for 1 workers and rings of 1MiB; expected at least 9MiB",
+            "--max-buffers: 8MiB is too small for 1 workers and rings of 1MiB; expected at least 17MiB",
         ),
     ];
     for (line, expected) in table {
@@ -362,7 +362,7 @@ fn any_damage_to_a_file_is_taken_or_named_in_one_line() {
 #[test]
 fn buffers_grow_with_rings_and_workers_unless_they_are_set() {
     let config = resolve(&["--workers", "4", "--ring", "16MiB"]).expect("large rings are allowed");
-    assert_eq!(config.settings.limits.max_buffer_bytes, 33 * (16 << 20));
+    assert_eq!(config.settings.limits.max_buffer_bytes, 41 * (16 << 20));
     let config = resolve(&["--workers", "4"]).expect("the defaults are right");
     assert_eq!(config.settings.limits.max_buffer_bytes, config::MAX_BUFFER_BYTES);
 }

@@ -22,6 +22,9 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest: well within the second in which service is to resume.
 const LONGEST_PAUSE: Duration = Duration::from_millis(640);
 
+/// Connections in a row that may be gone before they are accepted; more, and accepting itself is what fails.
+const GONE_MOST: usize = 64;
+
 /// A listener, and whether it rests.
 pub(super) struct Acceptor {
     served: Served,
@@ -65,7 +68,7 @@ impl Acceptor {
 
     /// Takes one connection.
     pub(super) fn accept(&mut self, poller: &Poller, now_ns: u64) -> Admission {
-        loop {
+        for _ in 0..GONE_MOST {
             return match self.served.listener.accept() {
                 Ok(Accepted::Connection(socket)) => {
                     self.resume(poller);
@@ -79,6 +82,7 @@ impl Acceptor {
                 Ok(Accepted::Exhausted(reason)) | Err(reason) => self.pause(poller, now_ns, &reason),
             };
         }
+        self.pause(poller, now_ns, &io::Error::other("every connection is gone before it is accepted"))
     }
 
     /// Closes the listener.
@@ -103,9 +107,10 @@ impl Acceptor {
 
     fn resume(&mut self, poller: &Poller) {
         self.next_pause = SHORTEST_PAUSE;
-        if self.resume_ns.take().is_some() {
-            let watched = poller.watch_level(self.served.listener.as_fd(), self.key);
-            watched.expect("a listener that was watched before can be watched again");
+        if let Some(resume_ns) = self.resume_ns {
+            // Refused for want of memory: then the acceptor goes on looking by itself.
+            let watched = poller.watch_level(self.served.listener.as_fd(), self.key).is_ok();
+            self.resume_ns = (!watched).then(|| resume_ns + LONGEST_PAUSE.as_nanos() as u64);
         }
     }
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 /// The stage times of one thread's turns.
 #[derive(Default)]
+#[repr(align(128))]
 pub struct StageRecorder(Mutex<Option<Stages>>);
 
 struct Stages {

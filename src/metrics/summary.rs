@@ -38,6 +38,8 @@ pub struct Summary {
     pub poller_turn_ns: u64,
     /// What it took a wake to cost, of late.
     pub wake_cost_ns: u64,
+    /// Polls by the events they brought: none, 1, 2 to 3, 4 to 7, and so on; the last class holds all from 1,024.
+    pub batch_sizes: Vec<u64>,
     /// What the poller did.
     pub poller: PollSummary,
     /// Turns that the poller ran itself.

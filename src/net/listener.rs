@@ -68,11 +68,9 @@ impl Listener {
             return match rustix::net::accept_with(&self.socket, flags) {
                 Ok(descriptor) => {
                     // Answers are written once per turn, whole: waiting to fill a packet would only delay them. A
-                    // connection that is gone already says so here, or at its first read.
-                    match sockopt::set_tcp_nodelay(&descriptor, true) {
-                        Ok(()) => Ok(Accepted::Connection(Socket::new(descriptor))),
-                        Err(_) => Ok(Accepted::Gone),
-                    }
+                    // connection that is gone already says so at its first read.
+                    let _ = sockopt::set_tcp_nodelay(&descriptor, true);
+                    Ok(Accepted::Connection(Socket::new(descriptor)))
                 }
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => Ok(Accepted::Nobody),

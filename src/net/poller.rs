@@ -41,18 +41,12 @@ pub struct Ready {
 /// What one wait collected.
 pub struct Batch {
     events: Vec<epoll::Event>,
-    capacity: usize,
 }
 
 impl Batch {
     /// Room for `capacity` events per wait.
     pub fn new(capacity: usize) -> Batch {
-        Batch { events: Vec::with_capacity(capacity), capacity }
-    }
-
-    /// Whether the wait filled the batch, so that more may be ready.
-    pub fn is_full(&self) -> bool {
-        self.events.len() == self.capacity
+        Batch { events: Vec::with_capacity(capacity) }
     }
 
     /// The events in the order in which the kernel saw them.

@@ -13,9 +13,6 @@
 //!
 //! The only user of `ringbuf`. Read next: `design/buffers.md`.
 
-#[cfg(all(test, not(loom)))]
-mod tests;
-
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
@@ -157,6 +154,12 @@ impl Leases {
         Leases { free: Vec::with_capacity(Self::KEPT), ring_bytes, budget, refused: false }
     }
 
+    /// Gives all free rings up.
+    pub fn clear(&mut self) {
+        self.budget.shrink(self.ring_bytes * self.free.len());
+        self.free.clear();
+    }
+
     /// Bytes that one ring holds.
     pub fn ring_bytes(&self) -> usize {
         self.ring_bytes
@@ -191,7 +194,7 @@ impl Leases {
 
 impl Drop for Leases {
     fn drop(&mut self) {
-        self.budget.shrink(self.ring_bytes * self.free.len());
+        self.clear();
     }
 }
 
@@ -427,3 +430,6 @@ pub(super) fn with_io_slices<T>(
         read(&mut [IoSliceMut::new(first), IoSliceMut::new(second)])
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

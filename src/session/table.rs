@@ -558,12 +558,22 @@ mod loom_models {
                 let place = Arc::clone(&place);
                 thread::spawn(move || place.begin(10).unwrap())
             };
-            let seen = place.table.keys().next();
-            if let Some(key) = seen {
-                assert_eq!(place.schedule(key, Reasons::KILL), Scheduled::Enqueue);
-                assert_eq!(place.table.claim(place.take().unwrap()).close(), 10);
-            }
-            filler.join().unwrap();
+            // The filler runs first, as this thread waits for it first: loom remembers no more than the last access to
+            // an atomic, and would find no race in a load here, a load there and a store there.
+            let looker = {
+                let place = Arc::clone(&place);
+                thread::spawn(move || {
+                    let seen = place.table.keys().next();
+                    if let Some(key) = seen {
+                        assert_eq!(place.schedule(key, Reasons::KILL), Scheduled::Enqueue);
+                        assert_eq!(place.table.claim(place.take().unwrap()).close(), 10);
+                    }
+                    seen
+                })
+            };
+            let key = filler.join().unwrap();
+            let seen = looker.join().unwrap();
+            assert!(seen.is_none() || seen == Some(key));
             assert_eq!(place.table.live(), usize::from(seen.is_none()));
         });
     }

@@ -46,6 +46,8 @@ pub(crate) struct Kernel {
     peer: Peer,
     to_come: VecDeque<u8>,
     arrived: VecDeque<u8>,
+    /// Where in the input a read ends early, as Linux ends it at urgent data.
+    marks: VecDeque<usize>,
     fin_arrived: bool,
     reset: bool,
     space: usize,
@@ -78,6 +80,7 @@ impl Kernel {
             watch,
             to_come: peer.input.iter().copied().collect(),
             arrived: VecDeque::new(),
+            marks: VecDeque::new(),
             fin_arrived: false,
             reset: false,
             space: peer.capacity,
@@ -107,7 +110,7 @@ impl Kernel {
             if self.random.once_in(2) {
                 self.arrived.clear();
             }
-            self.note(Reasons::READABLE | Reasons::ENDED | Reasons::WRITABLE);
+            self.note(Reasons::READABLE | Reasons::READ_ON | Reasons::WRITABLE);
             return true;
         }
         let fin_is_next = self.to_come.is_empty() && self.peer.sends_fin && !self.fin_arrived;
@@ -128,13 +131,17 @@ impl Kernel {
         if !self.to_come.is_empty() {
             let count = self.random.up_to(self.peer.piece).min(self.to_come.len());
             self.arrived.extend(self.to_come.drain(..count));
-            self.arrived_bytes += count;
             reasons |= Reasons::READABLE;
+            if self.random.once_in(16) {
+                self.marks.push_back(self.arrived_bytes + self.random.below(count));
+                reasons |= Reasons::READ_ON;
+            }
+            self.arrived_bytes += count;
         }
         // With the last bytes, in the same event, or by itself.
         if self.to_come.is_empty() && self.peer.sends_fin && (reasons.is_empty() || self.random.once_in(2)) {
             self.fin_arrived = true;
-            reasons |= Reasons::READABLE | Reasons::ENDED;
+            reasons |= Reasons::READABLE | Reasons::READ_ON;
         }
         self.note(reasons);
     }
@@ -154,8 +161,8 @@ impl Kernel {
         if reasons.intersects(Reasons::READABLE) {
             self.noted |= Reasons::READABLE;
         }
-        if reasons.intersects(Reasons::ENDED) {
-            self.noted |= Reasons::ENDED;
+        if reasons.intersects(Reasons::READ_ON) {
+            self.noted |= Reasons::READ_ON;
         }
         if reasons.intersects(Reasons::WRITABLE) && self.output_watched {
             self.noted |= Reasons::WRITABLE;
@@ -168,8 +175,9 @@ impl Kernel {
         if input && self.has_input() {
             reasons |= Reasons::READABLE;
         }
-        if (input && self.fin_arrived) || self.reset {
-            reasons |= Reasons::ENDED;
+        let is_marked = self.marks.back().is_some_and(|&mark| mark >= self.read_bytes);
+        if (input && (self.fin_arrived || is_marked)) || self.reset {
+            reasons |= Reasons::READ_ON;
         }
         if output && self.has_space() {
             reasons |= Reasons::WRITABLE;
@@ -261,7 +269,14 @@ impl Stream for Kernel {
             };
         }
         let mut count = 0;
+        while self.marks.front().is_some_and(|&mark| mark <= self.read_bytes) {
+            self.marks.pop_front();
+        }
+        let until_mark = self.marks.front().map_or(usize::MAX, |&mark| mark - self.read_bytes);
         for byte in slices.iter_mut().flat_map(|slice| slice.iter_mut()) {
+            if count == until_mark {
+                break;
+            }
             let Some(arrived) = self.arrived.pop_front() else { break };
             *byte = arrived;
             count += 1;

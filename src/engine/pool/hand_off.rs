@@ -6,8 +6,8 @@
 //! never grows (`design/polling-on-demand.md`).
 //!
 //! The poller is the only thread that may wait for room in the queue. It runs a turn itself only with `--assist on`, only
-//! if every service's turns are brief, only when every worker sleeps, and only as many as are done before a woken worker
-//! would arrive; such turns are counted.
+//! if every service's turns are brief, and only when handing on would gain nothing: every worker sleeps and would arrive
+//! after the work is done, or the workers have lately been no quicker than the poller alone. Such turns are counted.
 //!
 //! Read next: `wake_rule.rs` for the decisions, `parking.rs` for the sleeping, `worker.rs` for the other half.
 
@@ -15,11 +15,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::service_queue::Request;
-use super::wake_rule::{PACE_TURNS, RECHECK, Scene, TurnWatch, WakeRule};
+use super::wake_rule::{RECHECK, Scene, TIMED_TURNS, TurnWatch, WakeRule};
 use super::worker::Turns;
 use super::{NONE_LEFT, Shared};
 use crate::config::LowWater;
-use crate::net::os;
+use crate::metrics::counters::TurnCounters;
 
 /// How long the poller may be parked: it also accepts and looks at commands.
 const LONGEST_PARK: Duration = Duration::from_millis(1);
@@ -45,7 +45,7 @@ impl<'a> HandOff<'a> {
         let settings = &shared.settings;
         HandOff {
             shared,
-            rule: WakeRule::new(settings.wake, settings.workers, os::processors().len()),
+            rule: WakeRule::new(settings.wake, settings.workers, shared.processors),
             turns: Turns::new(shared, settings.workers),
             assists: settings.assist && all_brief,
             ready: Vec::with_capacity(settings.batch),
@@ -53,6 +53,11 @@ impl<'a> HandOff<'a> {
             paced_turns: 0,
             paced_ns: 0,
         }
+    }
+
+    /// The counters of the poller's own turns.
+    pub(super) fn turn_counters(&self) -> &TurnCounters {
+        self.turns.counters()
     }
 
     /// Notes a session in the state *queued*, which is now this thread's to hand on.
@@ -89,7 +94,6 @@ impl<'a> HandOff<'a> {
             if !parks || long_enough || self.shared.has_commands.load(Ordering::Relaxed) {
                 return;
             }
-            self.shared.poll_counters.parks.add(1);
             parked_ns += self.park(self.shared.low_water, scene.idle > 0);
             if is_at_most(self.shared.queue.len(), self.shared.low_water) {
                 return;
@@ -122,14 +126,13 @@ impl<'a> HandOff<'a> {
     /// Parks until the queue holds at most `low_water` requests, or a while has passed; for how long it did.
     fn park(&mut self, low_water: usize, recheck: bool) -> u64 {
         let shared = self.shared;
-        shared.park_low_water.store(low_water, Ordering::SeqCst);
-        shared.poller_seat.lie_down();
-        if is_at_most(shared.queue.len(), low_water) {
-            shared.poller_seat.get_up();
+        shared.by_poller.park_low_water.store(low_water, Ordering::SeqCst);
+        let since_ns = shared.clock.now_ns();
+        let limit = if recheck { RECHECK } else { LONGEST_PARK };
+        if !shared.poller_seat.sleep_unless(limit, || is_at_most(shared.queue.len(), low_water)) {
             return 0;
         }
-        let since_ns = shared.clock.now_ns();
-        shared.poller_seat.sleep_at_most(if recheck { RECHECK } else { LONGEST_PARK });
+        shared.poll_counters.parks.add(1);
         shared.clock.now_ns() - since_ns
     }
 
@@ -141,9 +144,9 @@ impl<'a> HandOff<'a> {
         let wakes = self.rule.wakes(scene, queued);
         let now_ns = self.shared.clock.now_ns();
         if wakes == 0 && scene.idle > 0 {
-            self.shared.wake_cost.relax();
+            self.shared.estimates.wake_cost.relax();
         } else if wakes > 0 {
-            self.shared.woken_ns.store(now_ns, Ordering::Relaxed);
+            self.shared.by_poller.woken_ns.store(now_ns, Ordering::Relaxed);
         }
         let mut woken: usize = 0;
         for number in (0..wakes).map_while(|_| self.shared.idle.wake_one()) {
@@ -169,9 +172,9 @@ impl<'a> HandOff<'a> {
             backlog,
             idle,
             awake,
-            worker_turn_ns: shared.pace.worker_turn_ns(),
-            poller_turn_ns: shared.pace.poller_turn_ns(),
-            wake_cost_ns: shared.wake_cost.ns(),
+            worker_turn_ns: shared.estimates.turn_times.worker_turn_ns(),
+            poller_turn_ns: shared.estimates.turn_times.poller_turn_ns(),
+            wake_cost_ns: shared.estimates.wake_cost.ns(),
         }
     }
 
@@ -186,26 +189,32 @@ impl<'a> HandOff<'a> {
             backlog: self.ready.len(),
             idle,
             awake: shared.settings.workers - idle,
-            worker_turn_ns: shared.pace.worker_turn_ns(),
-            poller_turn_ns: shared.pace.poller_turn_ns(),
-            wake_cost_ns: shared.wake_cost.ns(),
+            worker_turn_ns: shared.estimates.turn_times.worker_turn_ns(),
+            poller_turn_ns: shared.estimates.turn_times.poller_turn_ns(),
+            wake_cost_ns: shared.estimates.wake_cost.ns(),
         };
         if !self.rule.can_assist(scene) {
             return;
         }
-        shared.wake_cost.relax();
-        shared.poll_counters.assisted.add(scene.backlog as u64);
+        shared.estimates.wake_cost.relax();
         let since_ns = shared.clock.now_ns();
-        for place in 0..self.ready.len() {
+        let mut run: usize = 0;
+        let mut took_ns = 0;
+        while run < scene.backlog && took_ns < LONGEST_PARK.as_nanos() as u64 {
             // What a turn leaves to be queued goes behind the others, and into the queue after them.
-            let again = self.turns.run(self.ready[place]);
-            self.ready.extend(again);
+            self.ready.extend(self.turns.run(self.ready[run]).into_iter().flatten());
+            run += 1;
+            // The poller is away from accepting and commands no longer than when it parks. What is left is queued.
+            if run.is_multiple_of(TIMED_TURNS as usize) || run == scene.backlog {
+                took_ns = shared.clock.now_ns() - since_ns;
+            }
         }
-        self.ready.drain(..scene.backlog);
-        self.paced_ns += shared.clock.now_ns() - since_ns;
-        self.paced_turns += scene.backlog as u64;
-        if self.paced_turns >= PACE_TURNS {
-            shared.pace.note_poller(self.paced_ns / self.paced_turns);
+        self.ready.drain(..run);
+        shared.poll_counters.assisted.add(run as u64);
+        self.paced_ns += took_ns;
+        self.paced_turns += run as u64;
+        if self.paced_turns >= TIMED_TURNS {
+            shared.estimates.turn_times.note_poller(self.paced_ns / self.paced_turns);
             (self.paced_turns, self.paced_ns) = (0, 0);
         }
     }

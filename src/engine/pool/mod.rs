@@ -31,22 +31,25 @@ use crate::clock::Clock;
 use crate::config::{LowWater, Settings};
 use crate::error::Error;
 use crate::logging;
-use crate::metrics::counters::{PollCounters, TurnCounters};
+use crate::metrics::counters::{Count, PollCounters, TurnCounters};
 use crate::metrics::stages::{self, StageRecorder};
 use crate::metrics::summary::{PollSummary, Summary, TurnSummary};
 use crate::net::os;
 use crate::net::poller::Poller;
 use crate::session::buffer::Budget;
 use crate::session::handler::Closed;
-use crate::session::table::Table;
+use crate::session::table::{Slot, Table};
 
 use parking::{IdleStack, Seat};
 use service_queue::{Request, ServiceQueue};
-use wake_rule::{Pace, WakeCost};
+use wake_rule::{TurnTimes, WakeCost};
 
 /// The low-water mark `auto`: a worker wakes the parked poller when it finds nothing left to take. To do so with a turn
 /// still to run would, on a busy machine, only put the poller in that worker's way.
 const NONE_LEFT: usize = usize::MAX;
+
+// What `--max-connections` costs each: one slot, two lines that no other slot shares.
+const _: () = assert!(size_of::<Slot<Connection>>() == 128);
 
 /// What the poller and the workers share. Each field says who writes it.
 struct Shared {
@@ -62,20 +65,14 @@ struct Shared {
     poller_seat: Seat,
     /// The queue length at which a worker wakes the parked poller, as configured; or `NONE_LEFT`.
     low_water: usize,
-    /// The same for the present park: the poller, waiting for room in a full queue, wants to hear of the first. Written
-    /// by the poller before it lies down.
-    park_low_water: AtomicUsize,
     budget: Arc<Budget>,
     /// Sessions in the state *queued* that wait for memory instead of in the queue. `budget.awaited` says that there
     /// are some; written under this lock.
     starving: Mutex<VecDeque<Request>>,
-    pace: Pace,
-    wake_cost: WakeCost,
-    /// When the poller last woke workers, until the first of them has looked: 0 from then on. Written by the poller
-    /// before it wakes, cleared by the woken.
-    woken_ns: AtomicU64,
-    /// Present tick. Written by the poller after every wait, read by workers whose peer blocks or whose timer rang.
-    tick: AtomicU32,
+    estimates: Estimates,
+    by_poller: ByPoller,
+    /// Processors that the process may use, counted before any thread was pinned.
+    processors: usize,
     idle_ticks: AtomicU32,
     write_ticks: AtomicU32,
     /// Set by the poller when it begins to drain: a worker that ends the last session then wakes the poller.
@@ -90,6 +87,25 @@ struct Shared {
     turn_counters: Box<[TurnCounters]>,
     stages: Box<[StageRecorder]>,
     poll_counters: PollCounters,
+}
+
+/// What the poller writes at every round, on a line of its own: the fields around it are read by every turn.
+#[repr(align(128))]
+struct ByPoller {
+    /// Present tick. Read by workers whose peer blocks or whose timer rang.
+    tick: AtomicU32,
+    /// When it last woke workers, until the first of them has looked: 0 from then on. Cleared by the woken.
+    woken_ns: AtomicU64,
+    /// The low-water mark of the present park: waiting for room in a full queue, the poller wants to hear of the first.
+    /// Written before it lies down.
+    park_low_water: AtomicUsize,
+}
+
+/// What the wake rule knows of the last moments; written by everybody now and then.
+#[repr(align(128))]
+struct Estimates {
+    turn_times: TurnTimes,
+    wake_cost: WakeCost,
 }
 
 impl Shared {
@@ -135,13 +151,15 @@ impl Pool {
                 LowWater::At(len) => len,
                 LowWater::Auto | LowWater::Off => NONE_LEFT,
             },
-            park_low_water: AtomicUsize::new(NONE_LEFT),
             budget: Budget::new(settings.limits.max_buffer_bytes),
             starving: Mutex::new(VecDeque::new()),
-            pace: Pace::new(),
-            wake_cost: WakeCost::new(),
-            woken_ns: AtomicU64::new(0),
-            tick: AtomicU32::new(Clock::tick_of(clock.now_ns())),
+            estimates: Estimates { turn_times: TurnTimes::new(), wake_cost: WakeCost::new() },
+            by_poller: ByPoller {
+                tick: AtomicU32::new(Clock::tick_of(clock.now_ns())),
+                woken_ns: AtomicU64::new(0),
+                park_low_water: AtomicUsize::new(NONE_LEFT),
+            },
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
             idle_ticks: AtomicU32::new(Clock::ticks(settings.limits.idle_timeout)),
             write_ticks: AtomicU32::new(Clock::ticks(settings.limits.write_timeout)),
             draining: AtomicBool::new(false),
@@ -157,8 +175,8 @@ impl Pool {
             .map_err(|reason| Error::resource("watch the listeners", reason))?;
         let mut threads = Vec::with_capacity(workers + 1);
         let processors = if shared.settings.pin { os::processors() } else { Vec::new() };
-        let mut spawn = |name: String, place: usize, run: Box<dyn FnOnce() + Send>| {
-            let processor = (!processors.is_empty()).then(|| processors[place % processors.len()]);
+        let mut spawn = |name: String, place: Option<usize>, run: Box<dyn FnOnce() + Send>| {
+            let processor = place.filter(|_| !processors.is_empty()).map(|place| processors[place % processors.len()]);
             let body = move || {
                 if let Some(processor) = processor
                     && let Err(reason) = os::pin_to(processor)
@@ -179,11 +197,11 @@ impl Pool {
         for number in 0..workers {
             let shared = Arc::clone(&shared);
             let run = move || worker::Worker::new(&shared, number).run();
-            spawn(format!("worker-{number}"), number, Box::new(run))?;
+            spawn(format!("worker-{number}"), Some(number), Box::new(run))?;
         }
         let poller_shared = Arc::clone(&shared);
         let run = move || poll_loop::PollLoop::new(&poller_shared, watched).run();
-        spawn("poller".to_owned(), workers, Box::new(run))?;
+        spawn("poller".to_owned(), None, Box::new(run))?;
         Ok(Pool { shared, threads: Mutex::new(threads) })
     }
 }
@@ -209,9 +227,10 @@ impl Running for Pool {
             open: shared.table.live() as u64,
             closed: closed(shared),
             buffer_bytes: shared.budget.made_bytes() as u64,
-            worker_turn_ns: shared.pace.worker_turn_ns(),
-            poller_turn_ns: shared.pace.poller_turn_ns(),
-            wake_cost_ns: shared.wake_cost.ns(),
+            worker_turn_ns: shared.estimates.turn_times.worker_turn_ns(),
+            poller_turn_ns: shared.estimates.turn_times.poller_turn_ns(),
+            wake_cost_ns: shared.estimates.wake_cost.ns(),
+            batch_sizes: shared.poll_counters.batch_sizes.iter().map(Count::read).collect(),
             poller: PollSummary::of(&shared.poll_counters),
             poller_turns: poller_turns.clone(),
             worker_turns: worker_turns.to_vec(),

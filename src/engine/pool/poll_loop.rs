@@ -16,7 +16,7 @@ use log::info;
 use super::hand_off::HandOff;
 use super::service_queue::Request;
 use super::{Connection, Shared};
-use crate::clock::{Clock, TICK};
+use crate::clock::{Clock, TICK, ticks_since};
 use crate::config::{Limits, Rearm};
 use crate::engine::accept::{Acceptor, Admission};
 use crate::engine::timeouts::Wheel;
@@ -28,7 +28,7 @@ use crate::net::os::sharpen_timers;
 use crate::net::poller::{Batch, Poller, WAKE_KEY};
 use crate::net::socket::Socket;
 use crate::session::Session;
-use crate::session::handler::Pace;
+use crate::session::handler::{Closed, Pace};
 use crate::session::state::{Reasons, Scheduled};
 use crate::session::table::Key;
 
@@ -97,13 +97,13 @@ impl<'a> PollLoop<'a> {
             let timeout = self.hand_off.recheck_in();
             self.shared.poller.wait(&mut self.batch, timeout).expect("waiting on our own poller cannot fail");
             self.now_ns = self.shared.clock.now_ns();
-            self.shared.tick.store(Clock::tick_of(self.now_ns), Ordering::Relaxed);
+            self.shared.by_poller.tick.store(Clock::tick_of(self.now_ns), Ordering::Release);
             self.handle_batch();
             self.hand_off.hand_on(self.alarm_ns);
         }
         assert_eq!(self.shared.queue.len(), 0, "a session in the queue lives");
         self.shared.stopping.store(true, Ordering::SeqCst);
-        while self.shared.idle.wake_one().is_some() {}
+        self.shared.idle.wake_all();
     }
 
     fn is_drained(&self) -> bool {
@@ -137,8 +137,12 @@ impl<'a> PollLoop<'a> {
             if ready.read_on {
                 reasons |= Reasons::READ_ON;
             }
-            shared.table.slot(key).last_ready_tick.store(tick, Ordering::Relaxed);
-            self.schedule(key, reasons);
+            shared.table.slot(key).last_ready_tick.store(tick, Ordering::Release);
+            match self.schedule(key, reasons) {
+                Scheduled::Enqueue => {}
+                Scheduled::Noted => counters.noted.add(1),
+                Scheduled::Stale => counters.stale.add(1),
+            }
         }
         counters.events.add(events);
         counters.events_max.raise(events);
@@ -147,15 +151,13 @@ impl<'a> PollLoop<'a> {
     }
 
     /// Adds reasons for a turn, and notes the session for the queue if that is now this thread's duty.
-    fn schedule(&mut self, key: Key, reasons: Reasons) {
-        let counters = &self.shared.poll_counters;
-        match self.shared.table.schedule(key, reasons) {
-            Scheduled::Enqueue => {
-                self.hand_off.push(Request { key, ready_ns: if self.shared.settings.stages { self.now_ns } else { 0 } })
-            }
-            Scheduled::Noted => counters.noted.add(1),
-            Scheduled::Stale => counters.stale.add(1),
+    fn schedule(&mut self, key: Key, reasons: Reasons) -> Scheduled {
+        let scheduled = self.shared.table.schedule(key, reasons);
+        if scheduled == Scheduled::Enqueue {
+            let ready_ns = if self.shared.settings.stages { self.now_ns } else { 0 };
+            self.hand_off.push(Request { key, ready_ns });
         }
+        scheduled
     }
 
     fn handle_arrivals(&mut self, listener: usize) {
@@ -170,11 +172,17 @@ impl<'a> PollLoop<'a> {
     fn accept_one(&mut self, listener: usize) -> bool {
         let shared = self.shared;
         let counters = &shared.poll_counters;
-        match self.acceptors[listener].accept(&shared.poller, self.now_ns) {
+        // A drain that the same batch of events brought has closed the listener.
+        let Some(acceptor) = self.acceptors.get_mut(listener) else { return false };
+        match acceptor.accept(&shared.poller, self.now_ns) {
             Admission::Connection(socket) => {
                 counters.accepted.add(1);
-                if let Err(reason) = self.admit(listener, socket) {
-                    counters.turned_away.add(1);
+                if let Err((closed, reason)) = self.admit(listener, socket) {
+                    match closed {
+                        Closed::OverLimit => counters.turned_away.add(1),
+                        // The poller has a block of counters for turns; a panic counts there like one in a turn.
+                        _ => self.hand_off.turn_counters().closed[closed as usize].add(1),
+                    }
                     self.acceptors[listener].warn_turned_away(self.now_ns, &reason);
                 }
                 true
@@ -192,28 +200,30 @@ impl<'a> PollLoop<'a> {
         }
     }
 
-    /// Makes a session of a connection, or says why it is to be closed.
-    fn admit(&mut self, listener: usize, socket: Socket) -> Result<(), String> {
+    /// Makes a session of a connection, or says as what it is to be closed, and why.
+    fn admit(&mut self, listener: usize, socket: Socket) -> Result<(), (Closed, String)> {
         let shared = self.shared;
         let most = self.limits.max_connections;
         let vacancy = shared.table.reserve().filter(|_| shared.table.live() < most);
-        let vacancy = vacancy.ok_or_else(|| format!("max_connections = {most} are open"))?;
+        let over_limit = |reason: String| (Closed::OverLimit, reason);
+        let vacancy = vacancy.ok_or_else(|| over_limit(format!("max_connections = {most} are open")))?;
         let key = vacancy.key();
         let watched = match shared.settings.rearm {
             Rearm::Edge => shared.poller.watch_edge(socket.as_fd(), key.to_u64()),
             Rearm::Oneshot => shared.poller.watch_oneshot(socket.as_fd(), key.to_u64()),
         };
-        watched.map_err(|reason| format!("it cannot be watched: {reason}"))?;
+        watched.map_err(|reason| over_limit(format!("it cannot be watched: {reason}")))?;
         let served = self.acceptors[listener].served();
         let service = &served.service;
         let handler = catch_unwind(AssertUnwindSafe(|| service.open()));
-        let handler = handler.map_err(|_| format!("its service {} panicked", service.name()))?;
+        let panicked = || (Closed::Panicked, format!("its service {} panicked", service.name()));
+        let handler = handler.map_err(|_| panicked())?;
         let (idle_exempt, speaks_first) = (served.idle_exempt, service.speaks_first());
         let tick = Clock::tick_of(self.now_ns);
         // Events of the new key can only be collected by this thread, in a later wait.
         vacancy.fill(Connection { session: Session::new(handler), socket, watches_output: false, idle_exempt }, tick);
         if speaks_first {
-            self.schedule(key, Reasons::RESUME);
+            let _ = self.schedule(key, Reasons::RESUME);
         }
         let first_visit_ticks = self.shortest_timeout_ticks();
         self.wheel.insert(key.index(), tick, first_visit_ticks);
@@ -269,7 +279,7 @@ impl<'a> PollLoop<'a> {
             Some(if left == 0 { idle_ticks.min(write_ticks) } else { left }.min(LONGEST_VISIT))
         });
         for &key in &overdue {
-            self.schedule(key, Reasons::TIMER);
+            let _ = self.schedule(key, Reasons::TIMER);
         }
         if !overdue.is_empty() {
             self.retry_starving();
@@ -286,7 +296,7 @@ impl<'a> PollLoop<'a> {
     fn schedule_all(&mut self, reasons: Reasons) {
         let keys: Vec<Key> = self.shared.table.keys().collect();
         for key in keys {
-            self.schedule(key, reasons);
+            let _ = self.schedule(key, reasons);
         }
         self.retry_starving();
     }
@@ -358,5 +368,5 @@ impl<'a> PollLoop<'a> {
 
 /// Ticks until `limit` ticks have passed since `since`.
 fn left_ticks(now: u32, since: u32, limit: u32) -> u32 {
-    limit.saturating_sub(now.wrapping_sub(since))
+    limit.saturating_sub(ticks_since(now, since))
 }

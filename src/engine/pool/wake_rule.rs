@@ -70,26 +70,26 @@ impl WakeCost {
 }
 
 /// Turns that are timed together, so that the clock is read seldom.
-pub(super) const PACE_TURNS: u64 = 32;
+pub(super) const TIMED_TURNS: u64 = 32;
 
 /// How long turns have lasted of late on the wall clock, run by a worker and run by the poller.
 ///
 /// Whoever runs no turns is not measured, so what is known of one side ages with every measurement of the other, towards
 /// being worth a try.
-pub(super) struct Pace {
+pub(super) struct TurnTimes {
     /// Written now and then by workers, and by the poller when it has run turns itself; a lost update does no harm.
     worker_turn_ns: AtomicU64,
     /// Written by the same.
     poller_turn_ns: AtomicU64,
 }
 
-impl Pace {
+impl TurnTimes {
     /// What a turn is taken to last until some have been measured: an echo on a machine of this century.
     const FIRST_GUESS_NS: u64 = 10_000;
 
-    pub(super) fn new() -> Pace {
+    pub(super) fn new() -> TurnTimes {
         let guess = || AtomicU64::new(Self::FIRST_GUESS_NS);
-        Pace { worker_turn_ns: guess(), poller_turn_ns: guess() }
+        TurnTimes { worker_turn_ns: guess(), poller_turn_ns: guess() }
     }
 
     pub(super) fn worker_turn_ns(&self) -> u64 {
@@ -144,9 +144,9 @@ pub(super) struct Scene {
     pub(super) idle: usize,
     /// Workers awake, without those in a long turn.
     pub(super) awake: usize,
-    /// See [`Pace`].
+    /// See [`TurnTimes`].
     pub(super) worker_turn_ns: u64,
-    /// See [`Pace`].
+    /// See [`TurnTimes`].
     pub(super) poller_turn_ns: u64,
     /// See [`WakeCost`].
     pub(super) wake_cost_ns: u64,
@@ -322,8 +322,8 @@ mod tests {
     #[test]
     fn the_poller_runs_turns_itself_while_the_workers_are_no_quicker() {
         let rule = WakeRule::new(Wake::Auto, 2, 2);
-        let pace = Pace::new();
-        let backlog_of_300 = |pace: &Pace| Scene {
+        let pace = TurnTimes::new();
+        let backlog_of_300 = |pace: &TurnTimes| Scene {
             worker_turn_ns: pace.worker_turn_ns(),
             poller_turn_ns: pace.poller_turn_ns(),
             ..scene(300, 0, 2)

@@ -9,6 +9,7 @@
 //! Invariant *last-act*: the last thing that a turn does with a session is to release, requeue or close it; after that
 //! only its key is touched. Read next: `parking.rs`.
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,8 +18,9 @@ use std::sync::atomic::Ordering;
 use log::error;
 
 use super::service_queue::Request;
-use super::wake_rule::PACE_TURNS;
+use super::wake_rule::TIMED_TURNS;
 use super::{Connection, NONE_LEFT, Shared};
+use crate::clock::ticks_since;
 use crate::config::Rearm;
 use crate::metrics::counters::TurnCounters;
 use crate::metrics::stages::StageRecorder;
@@ -34,6 +36,9 @@ const STREAK: u64 = 8;
 
 /// How many times it does.
 const YIELDS: usize = 4;
+
+/// Requests that a worker carries before it serves those rather than take more from a full queue.
+const CARRIED_MOST: usize = 1;
 
 /// Runs turns on behalf of one thread.
 pub(super) struct Turns<'a> {
@@ -54,9 +59,13 @@ impl<'a> Turns<'a> {
         }
     }
 
-    /// Gives the session its turn. Returns a request that is to go into the queue now: this session's, if it wants
-    /// another turn, or one that waited for the memory that this turn gave back.
-    pub(super) fn run(&mut self, request: Request) -> Option<Request> {
+    pub(super) fn counters(&self) -> &'a TurnCounters {
+        self.counters
+    }
+
+    /// Gives the session its turn. Returns the requests that are to go into the queue now: this session's, if it wants
+    /// another turn, and one that waited for memory, if there is some.
+    pub(super) fn run(&mut self, request: Request) -> [Option<Request>; 2] {
         let shared = self.shared;
         self.counters.turns.add(1);
         let taken_ns = shared.ready_ns();
@@ -64,20 +73,23 @@ impl<'a> Turns<'a> {
         if shared.settings.stages {
             self.stages.record(request.ready_ns, taken_ns, shared.clock.now_ns());
         }
-        if again {
-            return Some(Request { key: request.key, ready_ns: shared.ready_ns() });
-        }
-        if shared.budget.awaited.load(Ordering::SeqCst) { shared.poll_starving() } else { None }
+        let again = again.then(|| Request { key: request.key, ready_ns: shared.ready_ns() });
+        let fed = if shared.budget.awaited.load(Ordering::SeqCst) { shared.poll_starving() } else { None };
+        [again, fed]
     }
 
     /// True if the session is queued again.
     fn turn(&mut self, mut claim: Claim<'_, Connection>) -> bool {
         let (shared, counters) = (self.shared, self.counters);
         let reasons = claim.reasons();
-        if let Some(closed) = poll_closed(shared, &claim, reasons) {
-            self.close(claim, closed);
+        if reasons.intersects(Reasons::KILL | Reasons::DRAIN_OVER) {
+            let killed = reasons.intersects(Reasons::KILL);
+            self.close(claim, if killed { Closed::Killed } else { Closed::Drained });
             return false;
         }
+        // A timer makes the turn try what it waits for, and only then end a session that still waits: bytes may have
+        // come or left meanwhile, and the kernel reports a socket writable only when much of it is free.
+        let reasons = if reasons.intersects(Reasons::TIMER) { reasons | Reasons::WRITABLE } else { reasons };
         let mut tally = Tally::default();
         let leases = &mut self.leases;
         let connection = &mut *claim;
@@ -95,6 +107,10 @@ impl<'a> Turns<'a> {
             counters.read_blocks.add(tally.read_blocks);
             counters.write_blocks.add(tally.write_blocks);
         }
+        let moved = tally.read_bytes + tally.written_bytes > 0;
+        if !matches!(end, TurnEnd::Closed(_)) {
+            note_blocked(shared, &mut claim, tally.written_bytes > 0);
+        }
         match end {
             TurnEnd::Closed(closed) => {
                 self.close(claim, closed);
@@ -102,16 +118,35 @@ impl<'a> Turns<'a> {
             }
             TurnEnd::Again => {
                 counters.budget_stops.add(1);
+                // The next turn comes of this one, not of an event that the poller would note.
+                let tick = shared.by_poller.tick.load(Ordering::Acquire);
+                claim.slot().last_ready_tick.store(tick, Ordering::Relaxed);
                 claim.requeue(Reasons::RESUME);
                 true
             }
+            TurnEnd::Idle | TurnEnd::Starved if reasons.intersects(Reasons::TIMER) && !moved => {
+                match poll_overdue(shared, &claim) {
+                    Some(closed) => {
+                        self.close(claim, closed);
+                        false
+                    }
+                    None => self.give_back(claim, end),
+                }
+            }
+            TurnEnd::Idle | TurnEnd::Starved => self.give_back(claim, end),
+        }
+    }
+
+    fn give_back(&mut self, mut claim: Claim<'_, Connection>, end: TurnEnd) -> bool {
+        let (shared, counters) = (self.shared, self.counters);
+        match end {
             TurnEnd::Starved => {
                 counters.starved.add(1);
                 starve(shared, claim);
                 false
             }
-            TurnEnd::Idle => {
-                note_blocked(shared, &mut claim, tally.written_bytes > 0);
+            _ => {
+                watch_on(shared, &mut claim);
                 match claim.release() {
                     Released::Idle => false,
                     Released::Again => {
@@ -137,42 +172,40 @@ impl<'a> Turns<'a> {
     }
 }
 
-/// Whether one of the reasons ends the session without another look at it.
-fn poll_closed(shared: &Shared, claim: &Claim<'_, Connection>, reasons: Reasons) -> Option<Closed> {
-    if !reasons.intersects(Reasons::KILL | Reasons::DRAIN_OVER | Reasons::TIMER) {
-        return None;
-    }
-    if reasons.intersects(Reasons::KILL) {
-        return Some(Closed::Killed);
-    }
-    if reasons.intersects(Reasons::DRAIN_OVER) {
-        return Some(Closed::Drained);
-    }
+/// Which timeout the session has run into, at the end of a turn that moved nothing.
+fn poll_overdue(shared: &Shared, claim: &Claim<'_, Connection>) -> Option<Closed> {
     let slot = claim.slot();
-    let tick = shared.tick.load(Ordering::Relaxed);
-    let idle_ticks = tick.wrapping_sub(slot.last_ready_tick.load(Ordering::Relaxed));
+    // The slot's tick first: the poller stores its own before the slot's, so that this one cannot be the older.
+    let last_ready_tick = slot.last_ready_tick.load(Ordering::Acquire);
     let blocked_tick = slot.blocked_tick.load(Ordering::Relaxed);
-    let blocked_ticks = tick.wrapping_sub(blocked_tick);
-    if blocked_tick != 0 && blocked_ticks >= shared.write_ticks.load(Ordering::Relaxed) {
+    let tick = shared.by_poller.tick.load(Ordering::Acquire);
+    let is_over = |since: u32, limit_ticks: u32| ticks_since(tick, since) >= limit_ticks;
+    if blocked_tick != 0 && is_over(blocked_tick, shared.write_ticks.load(Ordering::Relaxed)) {
         Some(Closed::WriteTimeout)
-    } else if !claim.idle_exempt && idle_ticks >= shared.idle_ticks.load(Ordering::Relaxed) {
+    } else if !claim.idle_exempt && is_over(last_ready_tick, shared.idle_ticks.load(Ordering::Relaxed)) {
         Some(Closed::IdleTimeout)
     } else {
         None
     }
 }
 
-/// Writes down since when the peer takes nothing, and asks the poller for what the session waits for.
+/// Writes down since when the peer takes nothing of what it is owed.
 fn note_blocked(shared: &Shared, claim: &mut Claim<'_, Connection>, moved: bool) {
-    let key = claim.key().to_u64();
     let slot = claim.slot();
     let blocked = claim.session.is_write_blocked();
     let was_blocked = slot.blocked_tick.load(Ordering::Relaxed) != 0;
     if blocked && (moved || !was_blocked) {
-        slot.blocked_tick.store(shared.tick.load(Ordering::Relaxed).max(1), Ordering::Relaxed);
+        let tick = shared.by_poller.tick.load(Ordering::Acquire);
+        slot.blocked_tick.store(tick.max(1), Ordering::Relaxed);
     } else if !blocked && was_blocked {
         slot.blocked_tick.store(0, Ordering::Relaxed);
     }
+}
+
+/// Asks the poller for what the session waits for, as far as it is not watched for ever.
+fn watch_on(shared: &Shared, claim: &mut Claim<'_, Connection>) {
+    let key = claim.key().to_u64();
+    let blocked = claim.session.is_write_blocked();
     let asked = match shared.settings.rearm {
         Rearm::Edge if blocked && !claim.watches_output => {
             claim.watches_output = true;
@@ -189,7 +222,7 @@ fn starve(shared: &Shared, claim: Claim<'_, Connection>) {
     let key = claim.key();
     claim.requeue(Reasons::RESUME);
     let mut starving = shared.starving.lock().expect("no thread panics while it holds this lock");
-    starving.push_back(Request { key, ready_ns: 0 });
+    starving.push_back(Request { key, ready_ns: shared.ready_ns() });
     shared.budget.awaited.store(true, Ordering::SeqCst);
 }
 
@@ -198,8 +231,8 @@ pub(super) struct Worker<'a> {
     shared: &'a Shared,
     turns: Turns<'a>,
     number: usize,
-    /// A request that found no room in the queue; run by this worker if there is still none.
-    carried: Option<Request>,
+    /// Requests that found no room in the queue, oldest first; run by this worker if there is still none.
+    carried: VecDeque<Request>,
     /// Turns since this worker last parked.
     streak: u64,
     /// Turns since `paced_ns`.
@@ -212,7 +245,7 @@ impl<'a> Worker<'a> {
         Worker {
             turns: Turns::new(shared, number),
             number,
-            carried: None,
+            carried: VecDeque::with_capacity(CARRIED_MOST + 2),
             streak: 0,
             paced_turns: 0,
             paced_ns: shared.clock.now_ns(),
@@ -234,35 +267,42 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// The next request to serve. Whoever waits in a full queue is not overtaken by what this worker carries: it takes
+    /// the oldest there first, which makes room for the carried behind all others.
     fn take(&mut self) -> Option<Request> {
         let shared = self.shared;
-        if let Some(carried) = self.carried.take()
-            && let Err(carried) = shared.queue.try_put(carried)
+        let request = if self.carried.len() > CARRIED_MOST { None } else { shared.queue.try_take() };
+        while let Some(&carried) = self.carried.front()
+            && shared.queue.try_put(carried).is_ok()
         {
-            self.turns.counters.carried.add(1);
-            return Some(carried);
+            self.carried.pop_front();
         }
-        let request = shared.queue.try_take();
-        if shared.poller_seat.is_sleeping() && self.is_low(request.is_none()) && shared.poller_seat.wake() {
+        let seat = &shared.poller_seat;
+        if seat.wake_if(|| self.is_low(request.is_none())) {
             self.turns.counters.poller_wakes.add(1);
         }
-        request
+        if request.is_some() {
+            return request;
+        }
+        let carried = self.carried.pop_front()?;
+        self.turns.counters.carried.add(1);
+        Some(carried)
     }
 
     /// Whether the parked poller wants to hear of the queue as it is after a take that found it empty, or not.
     fn is_low(&self, empty: bool) -> bool {
-        let low_water = self.shared.park_low_water.load(Ordering::Relaxed);
+        let low_water = self.shared.by_poller.park_low_water.load(Ordering::Relaxed);
         empty || (low_water != NONE_LEFT && self.shared.queue.len() <= low_water)
     }
 
     fn serve(&mut self, request: Request) {
+        for again in self.turns.run(request).into_iter().flatten() {
+            self.put_back(again);
+        }
         self.streak += 1;
         self.paced_turns += 1;
-        if self.paced_turns == PACE_TURNS {
+        if self.paced_turns == TIMED_TURNS {
             self.note_pace();
-        }
-        if let Some(again) = self.turns.run(request) {
-            self.put_back(again);
         }
     }
 
@@ -270,10 +310,11 @@ impl<'a> Worker<'a> {
     /// it, and the poller, which rechecks only what it queued itself, may sleep: so an idle worker is woken now.
     fn put_back(&mut self, request: Request) {
         let shared = self.shared;
-        if let Err(request) = shared.queue.try_put(request) {
-            assert!(self.carried.is_none(), "take() makes room for what is carried before it takes more");
-            self.carried = Some(request);
+        if !self.carried.is_empty() || shared.queue.try_put(request).is_err() {
+            self.carried.push_back(request);
         } else if shared.queue.len() > 1 && shared.idle.wake_one().is_some() {
+            // The poller did not call this one: it is not to measure a wake from whenever the poller called last.
+            shared.by_poller.woken_ns.store(0, Ordering::Relaxed);
             self.turns.counters.worker_wakes.add(1);
         }
     }
@@ -286,21 +327,21 @@ impl<'a> Worker<'a> {
             return true;
         }
         let shared = self.shared;
-        shared.idle.enter(self.number);
-        let stopping = shared.stopping.load(Ordering::SeqCst);
-        if stopping || shared.queue.len() > 0 {
-            shared.idle.leave(self.number);
-        } else {
+        if shared.budget.awaited.load(Ordering::SeqCst) {
+            self.turns.leases.clear();
+        }
+        let has_work = || shared.queue.len() > 0 || shared.stopping.load(Ordering::SeqCst);
+        if shared.idle.sleep_unless(self.number, has_work) {
             self.turns.counters.parks.add(1);
-            shared.idle.sleep(self.number);
-            let woken_ns = shared.woken_ns.swap(0, Ordering::Relaxed);
+            let woken_ns = shared.by_poller.woken_ns.swap(0, Ordering::Relaxed);
             if woken_ns != 0 {
-                shared.wake_cost.note(shared.clock.now_ns().saturating_sub(woken_ns));
+                shared.estimates.wake_cost.note(shared.clock.now_ns().saturating_sub(woken_ns));
             }
         }
         self.streak = 0;
         self.paced_ns = shared.clock.now_ns();
-        !stopping
+        // What was queued before the pool stopped has been served: a session in the queue lives, and none does.
+        !shared.stopping.load(Ordering::SeqCst)
     }
 
     /// Looks at the queue for a while before sleeping, as configured and as the last moments suggest.
@@ -332,7 +373,7 @@ impl<'a> Worker<'a> {
         }
         let now_ns = self.shared.clock.now_ns();
         let turn_ns = (now_ns - self.paced_ns) / self.paced_turns;
-        self.shared.pace.note_worker(turn_ns);
+        self.shared.estimates.turn_times.note_worker(turn_ns);
         self.paced_turns = 0;
         self.paced_ns = now_ns;
     }

@@ -1,3 +1,5 @@
+//! The rings against a plain queue, and the leases against the budget.
+
 use std::collections::VecDeque;
 
 use super::*;
@@ -263,7 +265,7 @@ impl Dice {
 #[test]
 fn whatever_is_done_the_bytes_come_out_in_order() {
     for seed in 1..=500 {
-        let mut dice = Dice(seed * 0x9e37_79b9_7f4a_7c15);
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
         let (mut leases, mut inbound, mut outbound) = (leases(), Inbound::default(), Outbound::default());
         let (mut plain_unread, mut plain_owed) = (VecDeque::<u8>::new(), VecDeque::<u8>::new());
         let mut next = (0..=255).cycle();

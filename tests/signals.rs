@@ -1,0 +1,300 @@
+//! The running program as an operator sees it: ready lines, signals, the drain, the summary, and output that nobody
+//! reads.
+//!
+//! Each test starts the program. What it does under load and in trouble is in `faults.rs`; what it says to wrong usage in
+//! `cli.rs`.
+
+#[path = "support/client.rs"]
+mod client;
+#[path = "support/process.rs"]
+mod process;
+
+use std::fs;
+use std::io::{PipeWriter, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use client::{Client, text, wait_until};
+use process::{Process, command};
+
+const ECHO: &str = "echo=tcp://127.0.0.1:0";
+
+/// A place for files that goes with the test.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+/// The program with echo and a summary file; these flags besides.
+fn serve(place: &Place, flags: &[&str]) -> Process {
+    let summary = place.file("summary.json");
+    let summary = summary.to_str().expect("the path is text");
+    Process::serve(&[&["--listen", ECHO, "--summary", summary][..], flags].concat())
+}
+
+/// Waits for an exit with 0 and returns the summary, whose books balance.
+#[track_caller]
+fn summary(place: &Place, mut process: Process) -> Value {
+    assert_eq!(process.wait().code(), Some(0), "{}", process.messages());
+    let text = fs::read_to_string(place.file("summary.json")).expect("the summary is written");
+    let summary: Value = serde_json::from_str(&text).expect("it is JSON");
+    assert_eq!(summary["schema"], "maitred.summary/1");
+    let closed = summary["closed"].as_object().expect("ways to end");
+    let ended: u64 = closed.values().map(|count| count.as_u64().expect("a count")).sum();
+    assert_eq!((summary["accepted"].as_u64(), summary["open"].as_u64()), (Some(ended), Some(0)), "the books balance");
+    summary
+}
+
+#[test]
+fn ready_lines_name_service_scheme_and_the_port_really_bound() {
+    let process = Process::serve(&["--listen", ECHO, "--listen", "echo=tcp://[::1]:0?terminator=nul"]);
+    let [first, second, ready] = &process.ready_lines[..] else { panic!("{:?}", process.ready_lines) };
+    assert_eq!(ready, "ready");
+    let address = |line: &str, start: &str| -> SocketAddr {
+        line.strip_prefix(start).unwrap_or_else(|| panic!("{line}")).parse().expect("an address")
+    };
+    let first = address(first, "listening echo tcp://");
+    let second = address(second, "listening echo tcp://");
+    assert!(first.is_ipv4() && second.is_ipv6() && first.port() != 0 && second.port() != 0);
+    Client::connect(first).echo(b"here");
+    Client::connect(second).echo(b"and here\0");
+}
+
+#[test]
+fn an_address_that_is_taken_is_named_and_exits_with_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("it is bound");
+    let output = command(&["--listen", ECHO, "--listen", &format!("echo=tcp://{address}")]).output();
+    let output = output.expect("the program starts");
+    let message = String::from_utf8(output.stderr).expect("only text is printed");
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]));
+    let last = message.lines().last().expect("it says why");
+    assert!(last.starts_with("maitred: ") && last.contains(&format!("tcp://{address}")), "{message}");
+}
+
+#[test]
+fn a_drain_answers_all_that_the_kernel_held() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let place = Place::new();
+        let process = serve(&place, &[]);
+        let mut clients: Vec<Client> = (0..40).map(|_| Client::connect(process.address())).collect();
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.send(&text(20_000, number));
+        }
+        process.signal(signal);
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.expect(&text(20_000, number));
+            client.expect_end();
+        }
+        let address = process.address();
+        let summary = summary(&place, process);
+        assert_eq!(summary["accepted"], 40);
+        assert_eq!(summary["closed"]["drained"], 40);
+        assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+    }
+}
+
+#[test]
+fn sessions_that_do_not_end_are_ended_by_the_drain_timeout() {
+    let place = Place::new();
+    let process = serve(&place, &["--drain-timeout", "300ms"]);
+    let summary = with_a_client_that_never_reads(process.address(), || {
+        process.signal(Signal::TERM);
+        process.wait_for_message("the drain timeout has passed with 1 sessions open");
+        summary(&place, process)
+    });
+    assert_eq!(summary["closed"]["drained"], 1);
+}
+
+#[test]
+fn a_second_signal_ends_a_drain_at_once() {
+    let place = Place::new();
+    let mut process = serve(&place, &["--drain-timeout", "1h"]);
+    let summary = with_a_client_that_never_reads(process.address(), || {
+        process.signal(Signal::TERM);
+        process.wait_for_message("draining");
+        assert!(process.is_running());
+        process.signal(Signal::INT);
+        summary(&place, process)
+    });
+    assert_eq!(summary["closed"]["killed"], 1);
+}
+
+/// Does `act` while a client writes without end, reads nothing, and has come to a standstill.
+fn with_a_client_that_never_reads<T>(server: SocketAddr, act: impl FnOnce() -> T) -> T {
+    let client = Client::connect_small(server);
+    let written = AtomicU64::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let chunk = text(16 << 10, 0);
+            let mut stream = &client.0;
+            while let Ok(count) = stream.write(&chunk) {
+                written.fetch_add(count as u64, Ordering::Relaxed);
+            }
+        });
+        let (mut seen, mut since) = (0, Instant::now());
+        wait_until("it has come to a standstill", || {
+            let now = written.load(Ordering::Relaxed);
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+            }
+            now > 0 && since.elapsed() > Duration::from_secs(1)
+        });
+        act()
+    })
+}
+
+#[test]
+fn a_reload_changes_the_timeouts_and_a_broken_file_changes_nothing() {
+    let place = Place::new();
+    let path = place.file("maitred.toml");
+    let write = |text: &str| {
+        let listen = "[[listen]]\nservice = \"echo\"\nscheme = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
+        fs::write(&path, format!("{text}\n{listen}")).expect("a file");
+    };
+    let path_text = path.to_str().expect("the path is text");
+    write("idle_timeout = \"1h\"");
+    let process = Process::serve(&["--config", path_text]);
+    let mut client = Client::connect(process.address());
+    client.echo(b"before");
+
+    write("idle_timeout = \"soon\"");
+    process.signal(Signal::HUP);
+    process.wait_for_message(&format!("the old configuration stays in force: {path_text}:1: idle_timeout: soon"));
+    client.echo(b"as before");
+
+    write("workers = 3\nidle_timeout = \"200ms\"");
+    process.signal(Signal::HUP);
+    process.wait_for_message("these changes wait for a restart: workers");
+    process.wait_for_message(&format!("{path_text} is in force"));
+    client.expect_end();
+    Client::connect(process.address()).echo(b"after");
+}
+
+#[test]
+fn a_reload_without_a_file_changes_nothing() {
+    let process = Process::serve(&["--listen", ECHO]);
+    process.signal(Signal::HUP);
+    process.wait_for_message("there is no configuration file to read again");
+    Client::connect(process.address()).echo(b"on");
+}
+
+#[test]
+fn the_summary_is_printed_on_request_and_at_exit() {
+    let place = Place::new();
+    let process = serve(&place, &[]);
+    let mut client = Client::connect(process.address());
+    client.echo(&text(1_234, 0));
+    process.signal(Signal::USR1);
+    process.wait_for_message("sessions   accepted 1  open 1\n");
+    client.echo(b"undisturbed");
+    process.signal(Signal::TERM);
+    process.wait_for_message("sessions   accepted 1  open 0  drained 1\n");
+    let summary = summary(&place, process);
+    let turns = summary["worker_turns"].as_array().expect("workers").iter().chain([&summary["poller_turns"]]);
+    let (read, written) = turns.fold((0, 0), |(read, written), turns| {
+        let bytes = |name: &str| turns[name].as_u64().expect("a count");
+        (read + bytes("read_bytes"), written + bytes("written_bytes"))
+    });
+    assert_eq!((read, written), (1_245, 1_245));
+}
+
+#[test]
+fn a_summary_that_cannot_be_written_is_known_at_the_start() {
+    let output = command(&["--listen", ECHO, "--summary", "/nowhere/summary.json"]).output();
+    let output = output.expect("the program starts");
+    let message = String::from_utf8(output.stderr).expect("only text is printed");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(message.starts_with("maitred: cannot write to /nowhere/summary.json: "), "{message}");
+}
+
+#[test]
+fn a_stopped_reader_of_stderr_never_holds_up_the_daemon() {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    fill(&mut writer);
+    let address = unused_address();
+    let listen = format!("echo=tcp://{address}");
+    let mut command = command(&["--listen", &listen, "--max-connections", "2"]);
+    let mut process = Process::spawn(command.stdout(Stdio::null()).stderr(writer));
+    let mut client = connect_when_ready(address);
+    for round in 0..40 {
+        process.signal(if round % 2 == 0 { Signal::USR1 } else { Signal::HUP });
+        let mut other = Client::connect(address);
+        client.echo(&text(1_000, round));
+        let mut third = Client::connect(address);
+        other.is_served(b"in");
+        third.is_served(b"turned away, with a log line now and then");
+    }
+    process.signal(Signal::TERM);
+    assert_eq!(process.wait().code(), Some(0));
+    drop(reader);
+}
+
+#[test]
+fn a_closed_stdout_is_no_reason_not_to_serve() {
+    // No descriptor at all, a reader that has gone, and one that leaves when it has read the ready lines.
+    for how in ["closed", "gone", "leaves"] {
+        let address = unused_address();
+        let flags = ["--listen", &format!("echo=tcp://{address}")];
+        let mut process = match how {
+            "closed" => {
+                let mut shell = std::process::Command::new("/bin/sh");
+                shell.args(["-c", "exec \"$0\" serve \"$@\" >&-", env!("CARGO_BIN_EXE_maitred")]).args(flags);
+                Process::spawn(shell.stderr(Stdio::piped()))
+            }
+            "gone" => {
+                let (_, writer) = std::io::pipe().expect("a pipe");
+                Process::spawn(command(&flags).stdout(writer).stderr(Stdio::piped()))
+            }
+            _ => Process::serve(&flags),
+        };
+        let mut client = connect_when_ready(address);
+        client.echo(how.as_bytes());
+        process.signal(Signal::USR1);
+        process.wait_for_message("sessions   accepted 1  open 1");
+        client.echo(b"undisturbed");
+        process.signal(Signal::TERM);
+        assert_eq!(process.wait().code(), Some(0), "{}", process.messages());
+    }
+}
+
+/// An address that nobody else uses, for when the ready line cannot be read: loopback has a network of them.
+fn unused_address() -> SocketAddr {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let host = NEXT.fetch_add(1, Ordering::Relaxed) as u8;
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    SocketAddr::from(([127, high, low, host], 7007))
+}
+
+fn connect_when_ready(address: SocketAddr) -> Client {
+    let mut stream = None;
+    wait_until("the daemon listens", || {
+        stream = TcpStream::connect(address).ok();
+        stream.is_some()
+    });
+    Client::from_stream(stream.expect("it is connected"))
+}
+
+/// Writes until the pipe takes no more, then lets it block again.
+fn fill(writer: &mut PipeWriter) {
+    rustix::fs::fcntl_setfl(&*writer, OFlags::NONBLOCK).expect("a pipe can be nonblocking");
+    while writer.write(&[b'x'; 4_096]).is_ok() {}
+    while writer.write(b"x").is_ok() {}
+    rustix::fs::fcntl_setfl(&*writer, OFlags::empty()).expect("a pipe can block");
+}
