@@ -206,12 +206,12 @@ fn a_limit_that_is_raised_lets_more_in() {
 #[test]
 fn sessions_wait_for_memory_and_lose_nothing() {
     for flags in [&["--workers", "1"][..], &["--workers", "1", "--rearm", "oneshot", "--assist", "off"]] {
-        // The least that one worker may have, nine rings; and no timeout that would end what waits.
-        let limits = ["--max-buffers", "576KiB", "--write-timeout", "1h", "--idle-timeout", "off"];
+        // The least that one worker may have, seventeen rings; and no timeout that would end what waits.
+        let limits = ["--max-buffers", "1088KiB", "--write-timeout", "1h", "--idle-timeout", "off"];
         let (daemon, server) = start(&echo_with(&[&limits[..], flags].concat()));
         let (chunk, stop) = (&text(16 << 10, 3), &AtomicBool::new(false));
         thread::scope(|scope| {
-            let greedy: Vec<Client> = (0..20).map(|_| Client::connect_small(server)).collect();
+            let greedy: Vec<Client> = (0..30).map(|_| Client::connect_small(server)).collect();
             let start_writer = |client: &Client| {
                 let mut writer = client.0.try_clone().expect("a second handle");
                 scope.spawn(move || {
@@ -232,7 +232,7 @@ fn sessions_wait_for_memory_and_lose_nothing() {
             });
             let mut modest: Vec<Client> = (0..10).map(|_| Client::connect(server)).collect();
             modest.iter_mut().for_each(|client| client.send(&chunk[..1_000]));
-            assert!(daemon.summary().buffer_bytes <= 576 << 10);
+            assert!(daemon.summary().buffer_bytes <= 1088 << 10);
             stop.store(true, Ordering::Relaxed);
             // All at once: which of them hold the memory that the rest wait for is not known here.
             let read = |mut client: Client| {
