@@ -17,11 +17,11 @@ use std::thread;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Counts of one thread in one run: a few milliseconds.
-const COUNTS: u64 = 500_000;
+/// Counts of one thread in one run: some milliseconds, so that the threads overlap although they do not begin together.
+const COUNTS: u64 = 2_000_000;
 
 /// Runs of each layout, in turns.
-const REPEATS: usize = 15;
+const REPEATS: usize = 9;
 
 /// The most threads, whatever the machine.
 const MOST_THREADS: usize = 8;

@@ -76,8 +76,8 @@ pub struct ServeArgs {
 
     /// When a parked poller polls again
     #[arg(long, value_name = "auto|N|off", help_heading = SCHEDULING,
-        help = help("low_water", "When a parked poller polls again: at N sessions left in the queue; off: it never \
-            parks"))]
+        help = help("low_water", "When a parked poller polls again: at N sessions left in the queue; auto: when a \
+            worker finds none; off: it never parks for a backlog"))]
     pub low_water: Option<String>,
 
     /// Whom the poller wakes
@@ -110,13 +110,14 @@ pub struct ServeArgs {
     /// Whether the poller serves
     #[arg(long, value_name = "on|off", help_heading = SCHEDULING, value_parser = ["on", "off"],
         hide_possible_values = true,
-        help = help("assist", "Whether the poller may serve a brief session itself when no worker is awake"))]
+        help = help("assist", "Whether the poller may serve brief sessions itself when a worker would come too late or \
+            be no quicker"))]
     pub assist: Option<String>,
 
     /// Whether workers are pinned
     #[arg(long, value_name = "on|off", help_heading = SCHEDULING, value_parser = ["on", "off"],
         hide_possible_values = true, num_args = 0..=1, require_equals = true, default_missing_value = "on",
-        help = help("pin", "Pin each worker to a core of its own; --pin=off overrides the file"))]
+        help = help("pin", "Pin each worker, not the poller, to a core of its own; --pin=off overrides the file"))]
     pub pin: Option<String>,
 
     /// Size of a ring

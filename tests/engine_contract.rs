@@ -28,6 +28,7 @@ const SETTINGS: &[&[&str]] = &[
     &["--ring", "1KiB", "--budget", "1"],
     &["--assist", "off"],
     &["--stages", "on"],
+    &["--pin"],
     &["--rearm", "oneshot", "--ring", "1KiB", "--budget", "1", "--workers", "4", "--queue", "1", "--assist", "off"],
 ];
 
@@ -96,6 +97,18 @@ conversations! {
         client.expect(&bytes);
         for byte in bytes.chunks(1).take(50) {
             client.echo(byte);
+        }
+        client.finish();
+        client.expect_end();
+        1
+    };
+    echo_around_urgent_data: "echo" "" FINISHED, |server| {
+        // The urgent byte itself is not in the stream; what follows it must not wait for more to come.
+        let mut client = Client::connect(server);
+        for _ in 0..50 {
+            rustix::net::send(&client.0, b"abc", rustix::net::SendFlags::OOB).expect("the daemon reads");
+            client.send(b"defgh");
+            client.expect(b"abdefgh");
         }
         client.finish();
         client.expect_end();

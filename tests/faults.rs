@@ -12,7 +12,7 @@ mod process;
 
 use std::collections::HashSet;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -88,6 +88,47 @@ fn ten_thousand_resets_leave_a_daemon_that_serves() {
     // A connection that is reset before it is accepted may never be seen.
     assert!(summary.accepted <= 10_001 && summary.accepted > 5_000, "{summary:?}");
     assert!(closed(&summary, "reset") > 0, "{summary:?}");
+}
+
+#[test]
+fn a_drain_beside_arrivals_loses_no_session_and_ends() {
+    for round in 0..10 {
+        let (daemon, server) =
+            start(&echo_with(&["--workers", "2", "--assist", if round % 2 == 0 { "on" } else { "off" }]));
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                // Until the listener is closed, at most a few thousand times.
+                scope.spawn(|| (0..5_000).all(|_| TcpStream::connect(server).is_ok()));
+            }
+            wait_until("clients arrive", || daemon.summary().accepted > 20);
+            let summary = drain(&daemon);
+            assert!(summary.accepted > 20, "{summary:?}");
+        });
+    }
+}
+
+#[test]
+fn a_firehose_does_not_lock_others_out_of_a_full_queue() {
+    let (daemon, server) = start(&echo_with(&["--workers", "1", "--queue", "1", "--budget", "1", "--assist", "off"]));
+    let stop = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let hose = Client::connect(server);
+        let (mut writer, mut reader) = (hose.0.try_clone().expect("a second handle"), hose.0);
+        scope.spawn(move || {
+            let chunk = text(64 << 10, 1);
+            while !stop.load(Ordering::Relaxed) {
+                writer.write_all(&chunk).expect("the daemon reads");
+            }
+            writer.shutdown(Shutdown::Write).expect("the connection stands");
+        });
+        scope.spawn(move || std::io::copy(&mut reader, &mut std::io::sink()).expect("the daemon answers"));
+        let mut quiet: Vec<Client> = (0..8).map(|_| Client::connect(server)).collect();
+        for _ in 0..20 {
+            quiet.iter_mut().for_each(|client| client.echo(b"in between"));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    drain(&daemon);
 }
 
 #[test]

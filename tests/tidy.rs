@@ -119,7 +119,7 @@ fn links_lead_somewhere_and_named_symbols_are_there() {
 }
 
 #[test]
-fn every_limit_and_counter_test_reads_what_it_says() {
+fn the_readers_of_sources_read_what_is_there() {
     // The readers above would pass over anything if they found nothing.
     let by_module = sources().iter().fold(BTreeMap::new(), |mut counts: BTreeMap<String, usize>, file| {
         *counts.entry(module_of(&file.path)).or_default() += file.imports().len();

@@ -15,8 +15,8 @@ pub struct Settings {
     /// Read by the engine at start: turns that the service queue holds before the poller waits. Default
     /// [`QUEUE_CAPACITY`].
     pub queue_capacity: usize,
-    /// Read by poller and workers: when a poller that has parked polls again. Default `Auto`, which adapts to how long
-    /// turns take. `At` is never above `queue_capacity`.
+    /// Read by poller and workers: when a poller that has parked polls again. Default `Auto`: when nothing is left to
+    /// take. `At` is never above `queue_capacity`.
     pub low_water: LowWater,
     /// Read by the poller: whom it wakes. Default `Auto`, since each wake costs more than a short turn.
     pub wake: Wake,
@@ -32,7 +32,8 @@ pub struct Settings {
     /// Read by whoever arms a session: how the kernel is asked for readiness. Default `Edge`, which saves a call per
     /// turn.
     pub rearm: Rearm,
-    /// Read by the poller: whether it may serve a brief session itself. Default [`ASSIST`].
+    /// Read by the poller: whether it may serve brief sessions itself, where handing on would gain nothing. Default
+    /// [`ASSIST`].
     pub assist: bool,
     /// Read by poller and workers: whether the time of each stage is measured. Default [`STAGES`].
     pub stages: bool,
@@ -65,11 +66,11 @@ pub struct Limits {
 /// When a poller that has parked, because the workers have enough to do, polls again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LowWater {
-    /// When the engine's own rule says so.
+    /// When a worker finds nothing left to take.
     Auto,
-    /// When so many turns are left in the queue.
+    /// When a worker has left so many turns in the queue.
     At(usize),
-    /// It never parks.
+    /// It never parks for a backlog; a full queue still makes it wait.
     Off,
 }
 
@@ -78,7 +79,7 @@ pub enum LowWater {
 pub enum Wake {
     /// As many workers as the engine's adaptive rule says.
     Auto,
-    /// One worker per ready session.
+    /// One worker per ready session that is handed on.
     Each,
     /// One more worker when the queue holds more work than this.
     Above(Duration),
@@ -103,7 +104,8 @@ pub const SPIN: Duration = Duration::ZERO;
 pub const BUDGET_BYTES: usize = 256 << 10;
 /// Reads of 64 KiB moved 1.55 times the bytes per second that reads of 16 KiB did.
 pub const RING_BYTES: usize = 64 << 10;
-/// A poller that finds nobody awake serves a brief session sooner than a worker wakes.
+/// A poller that finds nobody awake serves a few brief sessions sooner than a worker wakes; and where the workers are
+/// measured to be no quicker, handing on only costs.
 pub const ASSIST: bool = true;
 /// Off, because it reads the clock several times per turn.
 pub const STAGES: bool = false;

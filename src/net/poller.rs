@@ -3,9 +3,10 @@
 //! The only user of `polling`, which gives the portable part: the descriptor, level mode for listeners, one-shot mode
 //! and its re-arm call. Three things go past it to the same epoll descriptor, because they are measured to pay
 //! (`design/edge-or-oneshot.md`):
-//! - waiting: `Poller::wait` is five system calls (it arms a timer and re-arms its notification); `epoll_wait` is one;
-//! - edge mode with `RDHUP`: the event says that the FIN has come, so that a short read is enough to know a drained
-//!   socket and the extra read until would-block can go;
+//! - waiting: `Poller::wait` is five system calls (it arms a timer and re-arms its notification); `epoll_pwait2` is one
+//!   (Linux 5.11);
+//! - edge mode with `RDHUP` and `PRI`: the event says that the FIN or urgent data has come, so that without it a short
+//!   read is enough to know a drained socket and the extra read until would-block can go;
 //! - waking: an edge-triggered eventfd that nobody has to read.
 //!
 //! Keys: a session's is `Key::to_u64` (2³² and up), those below are the engine's own. `usize::MAX` is `polling`'s.

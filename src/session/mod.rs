@@ -17,8 +17,9 @@
 //! | any, draining | nothing to read and nothing owed | ends as `Drained` | closed |
 //!
 //! Invariants:
-//! - *no-lost-readiness*: a turn ends as [`TurnEnd::Idle`] only if the stream was drained (a short read, would-block or
-//!   FIN) or reading waits for owed bytes that will make the stream report writable.
+//! - *no-lost-readiness*: a turn ends as [`TurnEnd::Idle`] only if the stream was drained (would-block, FIN, or a short
+//!   read of a session that was not told to read on) or reading waits for owed bytes that will make the stream report
+//!   writable.
 //! - *slow-reader-stops-itself*: nothing is read while the ring is full of owed bytes.
 //! - *idle-holds-nothing*: after a turn with nothing unread and nothing owed the session holds no ring.
 //!

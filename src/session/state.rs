@@ -47,7 +47,8 @@ impl Reasons {
     pub const KILL: Reasons = Reasons(1 << 13);
     /// The drain timeout has passed: end now, as drained.
     pub const DRAIN_OVER: Reasons = Reasons(1 << 15);
-    /// A turn ended for lack of something that is there again: budget, memory.
+    /// A turn ended for lack of something that is there again: budget, memory. Or a session that has just begun has
+    /// something to say first.
     pub const RESUME: Reasons = Reasons(1 << 14);
 
     const ALL: u64 = 0xff00;
@@ -107,8 +108,9 @@ const RUNNING: u64 = 3;
 
 /// Bits 32.. hold the generation, 8..16 the reasons, 0..8 the phase.
 ///
-/// Written by everybody who has a reason, and by the owner. Every transition is one read-modify-write; its Acquire
-/// pairs with the Release of the transition before it, so that an owner sees all that the owner before it wrote.
+/// Written by everybody who has a reason, and by the owner. The phase always moves by one read-modify-write, whose
+/// Acquire pairs with the Release of the one before it, so that an owner sees all that the owner before it wrote.
+/// (`requeue` adds its reason by another one first; a `release` that finds reasons goes on as a `requeue`.)
 pub(crate) struct StateWord(AtomicU64);
 
 impl StateWord {

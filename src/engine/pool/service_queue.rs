@@ -1,12 +1,13 @@
 //! The service queue: bounded, filled by the poller, drained by the workers.
 //!
 //! Invariant *only-the-poller-waits*: no worker ever waits for room. Workers that did could all wait for each other;
-//! what a worker cannot put back, it runs itself. So neither call here blocks, and the poller's waiting is written
-//! where it can be seen, in `poll_loop.rs`.
+//! what a worker cannot put back, it carries and may have to run itself. So neither call here blocks, and the poller's
+//! waiting is written where it can be seen, in `hand_off.rs`.
 //!
-//! The only user of `crossbeam-channel`. Nobody parks inside the channel either: how an idle worker waits and whom to
-//! wake is what this engine is about (`parking.rs`, `wake_rule.rs`). Under loom, which cannot see into the channel, a
-//! lock around a deque of the same contract takes its place.
+//! The only user of `crossbeam-channel` in the engine (`logging.rs` has a queue of lines). Nobody parks inside this
+//! channel either: how an idle worker waits and whom to wake is what this engine is about (`parking.rs`,
+//! `wake_rule.rs`). Under loom, which cannot see into the channel, a lock around a deque of the same contract takes its
+//! place.
 
 use crate::session::table::Key;
 

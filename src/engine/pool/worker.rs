@@ -220,8 +220,9 @@ fn watch_on(shared: &Shared, claim: &mut Claim<'_, Connection>) {
 /// Puts the session aside until there is memory for its ring.
 fn starve(shared: &Shared, claim: Claim<'_, Connection>) {
     let key = claim.key();
-    claim.requeue(Reasons::RESUME);
+    // Requeued under the lock: the poller, when it schedules all sessions to end, finds each either running or here.
     let mut starving = shared.starving.lock().expect("no thread panics while it holds this lock");
+    claim.requeue(Reasons::RESUME);
     starving.push_back(Request { key, ready_ns: shared.ready_ns() });
     shared.budget.awaited.store(true, Ordering::SeqCst);
 }
@@ -276,6 +277,7 @@ impl<'a> Worker<'a> {
             && shared.queue.try_put(carried).is_ok()
         {
             self.carried.pop_front();
+            self.wake_for_put_back();
         }
         let seat = &shared.poller_seat;
         if seat.wake_if(|| self.is_low(request.is_none())) {
@@ -312,7 +314,14 @@ impl<'a> Worker<'a> {
         let shared = self.shared;
         if !self.carried.is_empty() || shared.queue.try_put(request).is_err() {
             self.carried.push_back(request);
-        } else if shared.queue.len() > 1 && shared.idle.wake_one().is_some() {
+        } else {
+            self.wake_for_put_back();
+        }
+    }
+
+    fn wake_for_put_back(&self) {
+        let shared = self.shared;
+        if shared.queue.len() > 1 && shared.idle.wake_one().is_some() {
             // The poller did not call this one: it is not to measure a wake from whenever the poller called last.
             shared.by_poller.woken_ns.store(0, Ordering::Relaxed);
             self.turns.counters.worker_wakes.add(1);
