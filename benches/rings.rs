@@ -26,11 +26,11 @@ const SIZES: [usize; 4] = [64, 1 << 10, 16 << 10, 64 << 10];
 /// Runs of each contender, in turns.
 const REPEATS: usize = 15;
 
-/// Bytes that one run echoes; at least a few hundred messages.
-const RUN_BYTES: usize = 16 << 20;
+/// Bytes that one run echoes, if that is not too many messages: some milliseconds.
+const RUN_BYTES: usize = 64 << 20;
 
 /// The most messages of one run.
-const MOST_MESSAGES: usize = 50_000;
+const MOST_MESSAGES: usize = 400_000;
 
 /// A stream of messages of one size; what is written to it is copied and forgotten.
 struct Memory {

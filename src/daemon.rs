@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use log::{Level, info, log, warn};
+use log::{info, warn};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
@@ -57,8 +57,16 @@ impl Daemon {
     /// # Errors
     /// The first address that cannot be bound, or whatever else the system refuses.
     pub fn start(config: &Config) -> Result<Daemon, Error> {
-        let most_sessions = os::raise_descriptor_limit()
-            .saturating_sub(os::open_descriptors() + 2 * config.listeners.len() + SPARE_DESCRIPTORS);
+        let descriptors = os::raise_descriptor_limit();
+        let most_sessions =
+            descriptors.saturating_sub(os::open_descriptors() + 2 * config.listeners.len() + SPARE_DESCRIPTORS);
+        if most_sessions == 0 {
+            let reason = io::Error::other(format!(
+                "the process may open {descriptors} descriptors, and needs {SPARE_DESCRIPTORS} besides those of its listeners \
+                 and sessions"
+            ));
+            return Err(Error::resource("serve anybody", reason));
+        }
         let mut settings = config.settings.clone();
         lower_to(&mut settings.limits, most_sessions);
         let mut listening = Vec::with_capacity(config.listeners.len());
@@ -116,10 +124,7 @@ impl Daemon {
 
 fn lower_to(limits: &mut Limits, most_sessions: usize) {
     if limits.max_connections > most_sessions {
-        // Nobody asked for the default; whoever asked for more should hear of it.
-        let level = if limits.max_connections == config::MAX_CONNECTIONS { Level::Info } else { Level::Warn };
-        log!(
-            level,
+        warn!(
             "max_connections = {} is more than the descriptors that this process may open; {most_sessions} are in force",
             limits.max_connections
         );
@@ -221,6 +226,11 @@ impl SignalHandler {
             warn!("SIGHUP: there is no configuration file to read again");
             return;
         };
+        // Reading a pipe could keep this thread from every later signal; and it would find nothing new there.
+        if !std::fs::metadata(&path).is_ok_and(|file| file.is_file()) {
+            warn!("SIGHUP: the old configuration stays in force: {} is no regular file", path.display());
+            return;
+        }
         let new = match Config::resolve(&self.args, ENGINES) {
             Ok(new) => new,
             Err(reason) => {

@@ -91,6 +91,22 @@ fn ten_thousand_resets_leave_a_daemon_that_serves() {
 }
 
 #[test]
+fn a_peer_that_keeps_its_fin_back_does_not_keep_its_session() {
+    let flags = ["--listen", "echo=tcp://127.0.0.1:0?terminator=nul", "--write-timeout", "300ms"];
+    let (daemon, server) = start(&config(&flags));
+    let mut client = Client::connect(server);
+    client.send(b"all\0");
+    client.expect(b"all\0");
+    client.expect_end();
+    wait_until("the session is over", || {
+        // It dribbles on; what it sends is dropped, and in the end refused.
+        let _ = client.0.write_all(b".");
+        daemon.summary().open == 0
+    });
+    assert_eq!(closed(&drain(&daemon), "finished"), 1);
+}
+
+#[test]
 fn a_drain_beside_arrivals_loses_no_session_and_ends() {
     for round in 0..10 {
         let (daemon, server) =

@@ -298,3 +298,27 @@ fn fill(writer: &mut PipeWriter) {
     while writer.write(b"x").is_ok() {}
     rustix::fs::fcntl_setfl(&*writer, OFlags::empty()).expect("a pipe can block");
 }
+
+#[test]
+fn a_reload_from_a_pipe_leaves_the_daemon_its_ears() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("maitred.toml");
+    std::fs::write(&path, "idle_timeout = \"60s\"\n").expect("a file");
+    let mut process = Process::serve(&["--config", path.to_str().expect("text"), "--listen", "echo=tcp://127.0.0.1:0"]);
+    std::fs::remove_file(&path).expect("it is there");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).expect("a pipe");
+    process.signal(Signal::HUP);
+    process.wait_for_message("is no regular file");
+    process.signal(Signal::TERM);
+    assert!(process.wait().success());
+}
+
+#[test]
+fn too_few_descriptors_are_named_and_exit_with_1() {
+    let mut command = std::process::Command::new("sh");
+    let line = format!("ulimit -n 30; exec {} serve --listen echo=tcp://127.0.0.1:0", env!("CARGO_BIN_EXE_maitred"));
+    let output = command.args(["-c", &line]).output().expect("there is a shell");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot serve anybody: the process may open 30 descriptors"), "{said}");
+}

@@ -111,8 +111,8 @@ pub const ASSIST: bool = true;
 pub const STAGES: bool = false;
 /// Off: the kernel places threads better than a guess does, unless the machine is the daemon's own.
 pub const PIN: bool = false;
-/// Far above what a default descriptor limit allows, so that the limit in force is the system's.
-pub const MAX_CONNECTIONS: usize = 65_536;
+/// Below the hard limit of descriptors that systems give a process as it comes, so that the default is what is in force.
+pub const MAX_CONNECTIONS: usize = 16_384;
 /// Four thousand default rings: that many sessions may have bytes in flight at one moment.
 pub const MAX_BUFFER_BYTES: usize = 256 << 20;
 /// Longer than people pause, shorter than a forgotten connection should hold a descriptor.

@@ -148,6 +148,11 @@ impl Session {
         !self.may_write
     }
 
+    /// Whether all has been said and sent, the FIN too, and only the peer's FIN is awaited.
+    pub fn is_lingering(&self) -> bool {
+        self.stage == Stage::Lingering
+    }
+
     /// Whether the session would read if the stream had input, rather than wait for its peer to take bytes first.
     pub fn wants_input(&self) -> bool {
         // What is known to wait, waits for owed bytes to leave; to be told of it again would change nothing.

@@ -24,10 +24,13 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+use log::warn;
 
 use super::connection::Connection;
 use super::{Command, Running, Start};
-use crate::clock::Clock;
+use crate::clock::{Clock, ticks_since};
 use crate::config::{LowWater, Settings};
 use crate::error::Error;
 use crate::logging;
@@ -71,6 +74,8 @@ struct Shared {
     starving: Mutex<VecDeque<Request>>,
     estimates: Estimates,
     by_poller: ByPoller,
+    /// When the log last said that memory has run out; 0 before the first time. Written under the lock of `starving`.
+    warned_tick: AtomicU32,
     /// Processors that the process may use, counted before any thread was pinned.
     processors: usize,
     idle_ticks: AtomicU32,
@@ -121,6 +126,19 @@ impl Shared {
         request
     }
 
+    /// Says in the log that memory has run out, at most once a second.
+    fn warn_starving(&self) {
+        let tick = self.by_poller.tick.load(Ordering::Acquire);
+        let before = self.warned_tick.load(Ordering::Relaxed);
+        if before == 0 || ticks_since(tick, before) >= Clock::ticks(Duration::from_secs(1)) {
+            self.warned_tick.store(tick, Ordering::Relaxed);
+            warn!(
+                "max_buffers = {} bytes of rings are in use: sessions wait until some are given back",
+                self.settings.limits.max_buffer_bytes
+            );
+        }
+    }
+
     fn ready_ns(&self) -> u64 {
         if self.settings.stages { self.clock.now_ns() } else { 0 }
     }
@@ -154,6 +172,7 @@ impl Pool {
             budget: Budget::new(settings.limits.max_buffer_bytes),
             starving: Mutex::new(VecDeque::new()),
             estimates: Estimates { turn_times: TurnTimes::new(), wake_cost: WakeCost::new() },
+            warned_tick: AtomicU32::new(0),
             by_poller: ByPoller {
                 tick: AtomicU32::new(Clock::tick_of(clock.now_ns())),
                 woken_ns: AtomicU64::new(0),

@@ -107,7 +107,9 @@ impl<'a> Turns<'a> {
             counters.read_blocks.add(tally.read_blocks);
             counters.write_blocks.add(tally.write_blocks);
         }
-        let moved = tally.read_bytes + tally.written_bytes > 0;
+        // What a peer sends after all has been said keeps nobody here.
+        let heard = tally.read_bytes > 0 && !claim.session.is_lingering();
+        let moved = heard || tally.written_bytes > 0;
         if !matches!(end, TurnEnd::Closed(_)) {
             note_blocked(shared, &mut claim, tally.written_bytes > 0);
         }
@@ -124,15 +126,14 @@ impl<'a> Turns<'a> {
                 claim.requeue(Reasons::RESUME);
                 true
             }
-            TurnEnd::Idle | TurnEnd::Starved if reasons.intersects(Reasons::TIMER) && !moved => {
-                match poll_overdue(shared, &claim) {
-                    Some(closed) => {
-                        self.close(claim, closed);
-                        false
-                    }
-                    None => self.give_back(claim, end),
+            // One that waits for memory is not silent: what it sent may still lie in the kernel.
+            TurnEnd::Idle if reasons.intersects(Reasons::TIMER) && !moved => match poll_overdue(shared, &claim) {
+                Some(closed) => {
+                    self.close(claim, closed);
+                    false
                 }
-            }
+                None => self.give_back(claim, end),
+            },
             TurnEnd::Idle | TurnEnd::Starved => self.give_back(claim, end),
         }
     }
@@ -161,11 +162,13 @@ impl<'a> Turns<'a> {
     fn close(&mut self, claim: Claim<'_, Connection>, closed: Closed) {
         let (shared, counters) = (self.shared, self.counters);
         // The key is stale from here on; only then is the socket dropped, which takes it out of the poller.
-        let mut connection = claim.close();
-        connection.session.release(&mut self.leases);
-        let dropped = catch_unwind(AssertUnwindSafe(|| drop(connection)));
+        let Connection { mut session, socket, .. } = claim.close();
+        session.release(&mut self.leases);
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(session)));
         let closed = if dropped.is_ok() { closed } else { Closed::Panicked };
         counters.closed[closed as usize].add(1);
+        // Last: who sees the end of the connection finds it counted.
+        drop(socket);
         if shared.draining.load(Ordering::SeqCst) && shared.table.live() == 0 {
             shared.poller.wake();
         }
@@ -181,7 +184,7 @@ fn poll_overdue(shared: &Shared, claim: &Claim<'_, Connection>) -> Option<Closed
     let tick = shared.by_poller.tick.load(Ordering::Acquire);
     let is_over = |since: u32, limit_ticks: u32| ticks_since(tick, since) >= limit_ticks;
     if blocked_tick != 0 && is_over(blocked_tick, shared.write_ticks.load(Ordering::Relaxed)) {
-        Some(Closed::WriteTimeout)
+        Some(if claim.session.is_lingering() { Closed::Finished } else { Closed::WriteTimeout })
     } else if !claim.idle_exempt && is_over(last_ready_tick, shared.idle_ticks.load(Ordering::Relaxed)) {
         Some(Closed::IdleTimeout)
     } else {
@@ -189,10 +192,10 @@ fn poll_overdue(shared: &Shared, claim: &Claim<'_, Connection>) -> Option<Closed
     }
 }
 
-/// Writes down since when the peer takes nothing of what it is owed.
+/// Writes down since when the peer takes nothing of what it is owed, or owes its FIN after ours.
 fn note_blocked(shared: &Shared, claim: &mut Claim<'_, Connection>, moved: bool) {
     let slot = claim.slot();
-    let blocked = claim.session.is_write_blocked();
+    let blocked = claim.session.is_write_blocked() || claim.session.is_lingering();
     let was_blocked = slot.blocked_tick.load(Ordering::Relaxed) != 0;
     if blocked && (moved || !was_blocked) {
         let tick = shared.by_poller.tick.load(Ordering::Acquire);
@@ -223,6 +226,9 @@ fn starve(shared: &Shared, claim: Claim<'_, Connection>) {
     // Requeued under the lock: the poller, when it schedules all sessions to end, finds each either running or here.
     let mut starving = shared.starving.lock().expect("no thread panics while it holds this lock");
     claim.requeue(Reasons::RESUME);
+    if starving.is_empty() {
+        shared.warn_starving();
+    }
     starving.push_back(Request { key, ready_ns: shared.ready_ns() });
     shared.budget.awaited.store(true, Ordering::SeqCst);
 }
@@ -359,7 +365,7 @@ impl<'a> Worker<'a> {
         if !shared.settings.spin.is_zero() {
             let until_ns = shared.clock.now_ns() + shared.settings.spin.as_nanos() as u64;
             while shared.clock.now_ns() < until_ns {
-                if shared.queue.len() > 0 {
+                if shared.queue.len() > 0 || shared.stopping.load(Ordering::Relaxed) {
                     return true;
                 }
                 std::hint::spin_loop();
