@@ -6,17 +6,19 @@
 
 use std::sync::Mutex;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
+
+use super::histogram::Histogram;
 
 /// The stage times of one thread's turns.
 #[derive(Default)]
 #[repr(align(128))]
 pub struct StageRecorder(Mutex<Option<Stages>>);
 
+#[derive(Default)]
 struct Stages {
-    queue: Histogram<u64>,
-    service: Histogram<u64>,
+    queue: Histogram,
+    service: Histogram,
 }
 
 /// One stage as the summary shows it.
@@ -42,37 +44,33 @@ impl StageRecorder {
     /// Records one turn: ready seen, taken by the worker, done; nanoseconds of one clock.
     pub fn record(&self, ready_ns: u64, taken_ns: u64, done_ns: u64) {
         let mut stages = self.0.lock().expect("no thread panics while it records");
-        let stages = stages.get_or_insert_with(|| Stages { queue: new_histogram(), service: new_histogram() });
-        stages.queue.saturating_record(taken_ns.saturating_sub(ready_ns));
-        stages.service.saturating_record(done_ns.saturating_sub(taken_ns));
+        let stages = stages.get_or_insert_default();
+        stages.queue.record(taken_ns.saturating_sub(ready_ns));
+        stages.service.record(done_ns.saturating_sub(taken_ns));
     }
 }
 
 /// The stages of all threads together: (ready seen → taken, taken → done), or None if nothing was recorded.
 pub fn merge<'a>(recorders: impl Iterator<Item = &'a StageRecorder>) -> Option<(StageSummary, StageSummary)> {
-    let mut queue = new_histogram();
-    let mut service = new_histogram();
+    let mut queue = Histogram::new();
+    let mut service = Histogram::new();
     for recorder in recorders {
         if let Some(stages) = &*recorder.0.lock().expect("no thread panics while it records") {
-            queue.add(&stages.queue).expect("all histograms have the same range");
-            service.add(&stages.service).expect("all histograms have the same range");
+            queue.add(&stages.queue);
+            service.add(&stages.service);
         }
     }
     (!queue.is_empty()).then(|| (summarise(&queue), summarise(&service)))
 }
 
-fn new_histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("1 ns to 60 s at three digits is a valid range")
-}
-
-fn summarise(histogram: &Histogram<u64>) -> StageSummary {
+fn summarise(histogram: &Histogram) -> StageSummary {
     StageSummary {
         count: histogram.len(),
         mean_ns: histogram.mean(),
-        p50_ns: histogram.value_at_quantile(0.5),
-        p90_ns: histogram.value_at_quantile(0.9),
-        p99_ns: histogram.value_at_quantile(0.99),
-        p99_9_ns: histogram.value_at_quantile(0.999),
+        p50_ns: histogram.quantile(0.5),
+        p90_ns: histogram.quantile(0.9),
+        p99_ns: histogram.quantile(0.99),
+        p99_9_ns: histogram.quantile(0.999),
         max_ns: histogram.max(),
     }
 }
