@@ -3,12 +3,14 @@
 //! Nothing here knows a session, a service or an engine. `Interrupted` is retried here and seen by nobody else;
 //! would-block is passed on as `ErrorKind::WouldBlock`, for the session to treat as a state.
 //!
-//! Read next: `poller.rs` (readiness), `listener.rs` (accepting), `socket.rs` (bytes), `os.rs` (the machine).
+//! Read next: `poller.rs` (readiness), `listener.rs` (accepting), `socket.rs` (bytes), `os.rs` (the machine), `process.rs` (what other
+//! processes use of it).
 
 pub mod alarm;
 pub mod listener;
 pub mod os;
 pub mod poller;
+pub mod process;
 pub mod socket;
 
 use rustix::io::Errno;
