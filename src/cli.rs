@@ -1,7 +1,10 @@
 //! [`Args`]: what the user typed, one field per flag, with its help text.
 //!
 //! Values stay text here: `config.rs` gives a flag the same meaning as the key of the file, and one error for both.
-//! What a flag does when it is left out comes from there as well. Read next: [`Config`](crate::config::Config).
+//! What a flag does when it is left out comes from there as well. The flags of a load are in `cli/load.rs`, and their
+//! meaning in `load/plan.rs`. Read next: [`Config`](crate::config::Config).
+
+mod load;
 
 use std::path::PathBuf;
 
@@ -11,6 +14,8 @@ use clap_mangen::roff::{Roff, roman};
 
 use crate::config::{self, default_of};
 use crate::service::SERVICES;
+
+pub use self::load::LoadArgs;
 
 /// A command line that clap has let through.
 #[derive(Parser, Debug)]
@@ -40,6 +45,9 @@ pub enum Command {
     /// Read a configuration and print the effective one as TOML; binds nothing
     #[command(after_help = EXIT_CODES)]
     Check(ServeArgs),
+    /// Put load on any TCP or UDP server and report what it did
+    #[command(after_help = load::NOTES)]
+    Load(LoadArgs),
     /// Print the completions for a shell
     Completions {
         /// The shell that will read them
@@ -231,10 +239,18 @@ fn render_man(command: &clap::Command, page: &mut Vec<u8>) -> std::io::Result<()
         section.to_writer(page)?;
         // One page for all commands: what would be sections of theirs are parts of the command's section here.
         page.extend(String::from_utf8_lossy(&options).replace(".SH ", ".SS ").into_bytes());
+        if command.get_name() == "load" {
+            render_notes(("SS", "NOTES"), load::NOTES, page)?;
+        }
     }
+    render_notes(("SH", "NOTES"), &serve_notes(), page)
+}
+
+/// A section of text whose lines stay as they are.
+fn render_notes((control, title): (&str, &str), text: &str, page: &mut Vec<u8>) -> std::io::Result<()> {
     let mut notes = Roff::default();
-    notes.control("SH", ["NOTES"]).control("nf", []);
-    for line in serve_notes().lines() {
+    notes.control(control, [title]).control("nf", []);
+    for line in text.lines() {
         notes.text([roman(line)]);
     }
     notes.control("fi", []);

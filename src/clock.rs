@@ -9,6 +9,13 @@ use std::time::{Duration, Instant};
 /// thousand idle sessions cost a few wake-ups a second.
 pub const TICK: Duration = Duration::from_millis(10);
 
+/// `CLOCK_MONOTONIC` in nanoseconds, which all processes of one host read alike: for times that are compared with
+/// another's.
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 /// Ticks from `since` to `now`; none if `since` is the later one, as it can be for a thread that read `now` first.
 pub fn ticks_since(now: u32, since: u32) -> u32 {
     let ticks = now.wrapping_sub(since);

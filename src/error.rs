@@ -41,7 +41,14 @@ pub enum Error {
         /// What the system said.
         reason: io::Error,
     },
-    /// The system refused something that the daemon cannot do without: exit code 1.
+    /// A peer could not be reached: exit code 1.
+    Connect {
+        /// Who, with scheme and port: `tcp://127.0.0.1:7007`.
+        target: String,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// The system refused something that the program cannot do without: exit code 1.
     Resource {
         /// What was wanted, as it fits behind "cannot": `start worker 3`.
         attempt: String,
@@ -58,7 +65,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The system refused what the daemon needs to `attempt`.
+    /// The system refused what the program needs to `attempt`.
     pub fn resource(attempt: impl Into<String>, reason: impl Into<io::Error>) -> Error {
         Error::Resource { attempt: attempt.into(), reason: reason.into() }
     }
@@ -68,7 +75,7 @@ impl Error {
         match self {
             Error::Usage { .. } => 2,
             Error::Configuration { .. } => 78,
-            Error::Bind { .. } | Error::Resource { .. } | Error::Output { .. } => 1,
+            Error::Bind { .. } | Error::Connect { .. } | Error::Resource { .. } | Error::Output { .. } => 1,
         }
     }
 
@@ -93,6 +100,7 @@ impl fmt::Display for Error {
                 write!(f, ": {problem}; expected {expected}")
             }
             Error::Bind { service, address, reason } => write!(f, "cannot bind {address} for {service}: {reason}"),
+            Error::Connect { target, reason } => write!(f, "cannot connect to {target}: {reason}"),
             Error::Resource { attempt, reason } => write!(f, "cannot {attempt}: {reason}"),
             Error::Output { target, reason } => write!(f, "cannot write to {target}: {reason}"),
         }
@@ -103,7 +111,10 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Usage { .. } | Error::Configuration { .. } => None,
-            Error::Bind { reason, .. } | Error::Resource { reason, .. } | Error::Output { reason, .. } => Some(reason),
+            Error::Bind { reason, .. }
+            | Error::Connect { reason, .. }
+            | Error::Resource { reason, .. }
+            | Error::Output { reason, .. } => Some(reason),
         }
     }
 }

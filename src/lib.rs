@@ -17,11 +17,12 @@
 //! - [`service`]: the protocols, and their registry;
 //! - [`net`]: every system call;
 //! - [`engine`]: who waits for readiness and who runs the turns; `engine/pool` is the reference;
-//! - [`metrics`]: counters, stage times, the summary;
+//! - [`metrics`]: counters, histograms, stage times, the summary;
 //! - [`config`], [`cli`], [`error`], [`logging`], [`clock`]: what the user typed, and what the program runs with;
-//! - [`daemon`]: all of it put together, with signals.
+//! - [`daemon`]: all of it put together, with signals;
+//! - [`load`]: the load generator, which talks to any server; [`random`]: its seeded draws.
 //!
-//! Arrows point one way: `service → session ← engine → net`. The course is in `design/`, beginning with its README.
+//! Arrows point one way: `service → session ← engine → net ← load`. The course is in `design/`, beginning with its README.
 
 pub mod cli;
 pub mod clock;
@@ -29,9 +30,11 @@ pub mod config;
 pub mod daemon;
 pub mod engine;
 pub mod error;
+pub mod load;
 pub mod logging;
 pub mod metrics;
 pub mod net;
+pub mod random;
 pub mod service;
 pub mod session;
 mod sync;

@@ -44,6 +44,10 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             log.flush();
             print(config.to_toml().as_bytes())
         }
+        Command::Load(args) => {
+            let clean = maitred::load::command(&args)?;
+            Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
         Command::Completions { shell } => print(&cli::completions(shell)),
         Command::Man => print(&cli::man()),
     }

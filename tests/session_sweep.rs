@@ -18,6 +18,7 @@ mod random;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
+use maitred::random::Random;
 use maitred::session::buffer::{Budget, Leases};
 use maitred::session::handler::Closed;
 use maitred::session::state::Reasons;
@@ -25,7 +26,7 @@ use maitred::session::{Session, Tally, TurnEnd};
 
 use handlers::{Ending, Plan, Promise, Witness};
 use kernel::{Kernel, Peer, Watch};
-use random::Random;
+use random::Draw;
 
 /// One connection from its first turn to its last.
 #[derive(Clone, Debug)]

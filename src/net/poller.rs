@@ -99,6 +99,16 @@ impl Poller {
         Ok(epoll::modify(self.polling.as_fd(), socket, epoll::EventData::new_u64(key), flags)?)
     }
 
+    /// Watches a socket in edge mode for input and output both, once and for all. Asking for output costs nothing until a
+    /// write has found the socket full.
+    ///
+    /// # Errors
+    /// When the kernel has no memory for another watch.
+    pub fn watch_edge_both(&self, socket: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+        let flags = edge_input() | epoll::EventFlags::OUT;
+        Ok(epoll::add(self.polling.as_fd(), socket, epoll::EventData::new_u64(key), flags)?)
+    }
+
     /// Watches a session's socket in one-shot mode: one event, then silence until [`rearm`](Poller::rearm).
     ///
     /// # Errors

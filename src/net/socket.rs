@@ -1,12 +1,14 @@
-//! One connected stream socket, nonblocking: read, write, send the FIN.
+//! One connected socket, nonblocking: connect, read, write, send the FIN.
 //!
 //! One slice goes through `recv` and `send`, which the kernel serves a little quicker than the vectored calls; two go
 //! through `readv` and `writev`, so that a ring that wraps still costs one call.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, sockopt};
 
 use super::retry;
 
@@ -17,6 +19,47 @@ impl Socket {
     /// A socket from a connected, nonblocking descriptor.
     pub fn new(descriptor: OwnedFd) -> Socket {
         Socket(descriptor)
+    }
+
+    /// A stream socket that is being connected to `address`, with small writes sent at once. It is writable when that is
+    /// done, and [`take_error`](Socket::take_error) says how it went.
+    ///
+    /// # Errors
+    /// What keeps the attempt from being made: no descriptor, no local port, no way there.
+    pub fn connecting_to(address: SocketAddr) -> io::Result<Socket> {
+        let socket = new_socket(address, SocketType::STREAM)?;
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        match rustix::net::connect(&socket, &address) {
+            // An interrupted attempt goes on as well.
+            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(Socket(socket)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A datagram socket that sends to `address` and hears nobody else.
+    ///
+    /// # Errors
+    /// No descriptor, no local port, no way there.
+    pub fn datagrams_to(address: SocketAddr) -> io::Result<Socket> {
+        let socket = new_socket(address, SocketType::DGRAM)?;
+        rustix::net::connect(&socket, &address)?;
+        Ok(Socket(socket))
+    }
+
+    /// What went wrong since the last look, such as with an attempt to connect.
+    ///
+    /// # Errors
+    /// That.
+    pub fn take_error(&self) -> io::Result<()> {
+        Ok(sockopt::socket_error(&self.0)??)
+    }
+
+    /// Who is at the other end.
+    ///
+    /// # Errors
+    /// `NotConnected` when nobody is.
+    pub fn peer(&self) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::try_from(rustix::net::getpeername(&self.0)?.ok_or(Errno::NOTCONN)?)?)
     }
 
     /// Reads into the slices in order; 0 is the peer's FIN.
@@ -54,4 +97,9 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+fn new_socket(address: SocketAddr, kind: SocketType) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }

@@ -7,10 +7,11 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 
+use maitred::random::Random;
 use maitred::session::state::Reasons;
 use maitred::session::{Session, Stream};
 
-use crate::random::Random;
+use crate::random::Draw;
 
 /// What one connection is like.
 #[derive(Clone, Debug)]

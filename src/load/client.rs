@@ -1,0 +1,590 @@
+//! [`Generator`]: one thread's share of a load: its connections, one poller, and the loop that sends on time.
+//!
+//! The loop waits for replies until the next arrival is due, takes up what is due, and looks again between any two
+//! replies, so that a long batch of them holds no arrival up. A connection that fails is counted, with the requests that were in flight on it, and is opened again after a pause, so
+//! that the load goes on.
+//!
+//! Invariants: *same-trace*: what is sent when, and on which connection, depends on the plan alone; *bounded-end*: a run
+//! returns by the end of its grace. Read next: `mod.rs`, which runs several.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::iter::Peekable;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::clock::monotonic_ns;
+use crate::error::Error;
+use crate::load::alertness::Alertness;
+use crate::load::connect::CONNECT_TIMEOUT;
+use crate::load::connection::{Connection, Detail, Reply, State, Wire};
+use crate::load::flight::Found;
+use crate::load::pattern::Who;
+use crate::load::plan::{Arrivals, Plan, Service};
+use crate::load::recorder::{Count, ErrorKind, Mark, Recorder, Tally, ThreadUse};
+use crate::load::room::{Delivered, PROBE, Room};
+use crate::load::schedule::{Arrival, Schedule};
+use crate::net::poller::{Batch, Poller, Ready};
+use crate::net::{os, process};
+
+/// Few enough that arrivals are looked at often, enough to amortise the wait.
+pub(super) const EVENTS: usize = 256;
+
+/// A failed connection is opened again after this, and after twice as long each time it fails again.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often the loop looks whether it is to stop.
+const ATTENTION: Duration = Duration::from_millis(50);
+
+/// One uninterrupted piece of load: first unmeasured, then measured, then a grace for the last replies.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// When it begins, by [`monotonic_ns`].
+    pub start_ns: u64,
+    /// Sent and not measured.
+    pub warmup: Duration,
+    /// The window.
+    pub duration: Duration,
+    /// How long late sends and replies are waited for behind the window.
+    pub grace: Duration,
+    /// Decides the arrivals of an open loop.
+    pub seed: u64,
+    /// How often [`Moment::Counted`] comes.
+    pub interval: Option<Duration>,
+}
+
+/// What a run tells while it goes on.
+pub enum Moment {
+    /// The window begins now.
+    Begins,
+    /// An interval of the window has passed: its number, from 0 on, and what was found since the one before; the
+    /// number of the last is `usize::MAX`, since it may be shorter.
+    Counted(usize, Box<Count>),
+    /// The window has ended.
+    Ends,
+}
+
+/// One thread's share of a load. Keeps its connections from run to run.
+pub struct Generator {
+    plan: Plan,
+    /// Which share: connections `share`, `share + shares`, and so on.
+    share: usize,
+    shares: usize,
+    pub(super) connections: Vec<Connection>,
+    pub(super) wire: Wire,
+    pub(super) recorder: Recorder,
+    room: Option<Room>,
+    /// Times at which to look at a connection again; one that is early or late does no harm.
+    timers: BinaryHeap<Reverse<(u64, usize)>>,
+    /// Connections with something to do that no event will tell.
+    again: VecDeque<usize>,
+    /// Events that were told while the connections were made.
+    pub(super) unread: Vec<Ready>,
+    alertness: Alertness,
+    /// Given up after this, if it is neither answered nor known to be lost.
+    deadline: Option<Duration>,
+    /// Requests waiting or in flight.
+    open_requests: usize,
+    /// Set while a closed loop sends a new request for every reply.
+    is_replacing: bool,
+}
+
+impl Generator {
+    /// Makes the connections of share `share` of `shares`; each thread of a load has one. Takes at most
+    /// [`CONNECT_TIMEOUT`] longer than the server keeps answering.
+    ///
+    /// # Errors
+    /// The first connection that cannot be made, or a room that does not fill.
+    pub fn connect(plan: &Plan, address: SocketAddr, share: usize, shares: usize) -> Result<Generator, Error> {
+        let wire = Wire::new(plan, address).map_err(|reason| Error::resource("start the load", reason))?;
+        let own = (share..plan.connections).step_by(shares);
+        let connections: Vec<Connection> = own.map(|index| Connection::new(Who::new(index, plan.seed))).collect();
+        let is_chat = matches!(plan.service, Service::Chat { .. });
+        let mut generator = Generator {
+            plan: plan.clone(),
+            share,
+            shares,
+            room: is_chat.then(|| Room::new(connections.len())),
+            connections,
+            deadline: if wire.datagrams { Some(plan.lost_after) } else { is_chat.then_some(plan.grace) },
+            wire,
+            recorder: Recorder::default(),
+            timers: BinaryHeap::new(),
+            again: VecDeque::new(),
+            unread: Vec::new(),
+            alertness: Alertness::new(),
+            open_requests: 0,
+            is_replacing: false,
+        };
+        let target = |reason| Error::Connect { target: plan.target.url(), reason };
+        generator.connect_all().map_err(target)?;
+        if is_chat {
+            generator.fill_room().map_err(target)?;
+        }
+        Ok(generator)
+    }
+
+    /// What all runs found so far.
+    pub fn tally(&mut self) -> &Tally {
+        self.recorder.tally()
+    }
+
+    /// Forgets what was measured so far, not the connections.
+    pub fn forget(&mut self) {
+        self.recorder.forget();
+    }
+
+    /// Loads the server for one span. Returns when everything is answered or the grace is over, so that the next server
+    /// to be loaded has the machine to itself; or soon after `stop` is set, with what was found until then.
+    pub fn run(&mut self, span: &Span, stop: &AtomicBool, tell: &mut dyn FnMut(Moment)) {
+        os::sharpen_timers();
+        let begin_ns = span.start_ns + nanoseconds(span.warmup);
+        let end_ns = begin_ns + nanoseconds(span.duration);
+        let give_up_ns = end_ns + nanoseconds(span.grace);
+        self.recorder.set_window(begin_ns..end_ns, span.interval.is_some());
+        let mut arrivals = self.arrivals(span, end_ns - span.start_ns);
+        let mut batch = Batch::new(EVENTS);
+        let mut stage = Stage::Before;
+        let mut intervals = 0;
+        if self.plan.requests_per_connection.is_none() {
+            self.reopen();
+        }
+        for ready in std::mem::take(&mut self.unread) {
+            self.handle_ready(ready);
+        }
+        loop {
+            let now_ns = monotonic_ns();
+            if stage == Stage::Before && now_ns >= span.start_ns {
+                stage = Stage::WarmingUp;
+                self.is_replacing = matches!(self.plan.arrivals, Arrivals::Closed);
+                self.fill_loop(now_ns);
+            }
+            if stage == Stage::WarmingUp && now_ns >= begin_ns {
+                stage = Stage::Measuring;
+                tell(Moment::Begins);
+                if self.plan.requests_per_connection.is_some() {
+                    self.recorder.forget_connects();
+                }
+                self.recorder.take_count();
+                self.recorder.begin(self.mark());
+            }
+            let stopped = stop.load(Ordering::Relaxed);
+            if stage == Stage::Measuring {
+                let passed = span.interval.map_or(0, |interval| {
+                    let until_ns = now_ns.min(end_ns) - begin_ns;
+                    (until_ns / nanoseconds(interval)) as usize
+                });
+                let is_over = now_ns >= end_ns || stopped;
+                if passed > intervals || is_over {
+                    if let Some(count) = self.recorder.take_count() {
+                        tell(Moment::Counted(if is_over { usize::MAX } else { passed - 1 }, Box::new(count)));
+                    }
+                    intervals = passed;
+                }
+            }
+            if stage == Stage::Measuring && (now_ns >= end_ns || stopped) {
+                stage = Stage::Over;
+                self.is_replacing = false;
+                self.recorder.end(self.mark());
+                tell(Moment::Ends);
+            }
+            if stopped {
+                break;
+            }
+            self.take_up_due(&mut arrivals, now_ns, span.start_ns);
+            self.look_at_timers(now_ns);
+            let is_idle = self.open_requests == 0 && arrivals.peek().is_none();
+            if stage == Stage::Over && (is_idle || now_ns >= give_up_ns) {
+                break;
+            }
+            let boundary_ns = match stage {
+                Stage::Before => span.start_ns,
+                Stage::WarmingUp => begin_ns,
+                Stage::Measuring => span
+                    .interval
+                    .map_or(end_ns, |interval| end_ns.min(begin_ns + (intervals as u64 + 1) * nanoseconds(interval))),
+                Stage::Over => give_up_ns,
+            };
+            self.wait(&mut batch, arrivals.peek().map(|next| span.start_ns + next.at_ns), boundary_ns);
+            for ready in batch.iter() {
+                self.handle_ready(ready);
+                // A long batch of replies must not hold arrivals up; a closed loop is spared the look at the clock.
+                if arrivals.peek().is_some() {
+                    self.take_up_due(&mut arrivals, monotonic_ns(), span.start_ns);
+                }
+            }
+            for _ in 0..self.again.len() {
+                let index = self.again.pop_front().expect("it was counted");
+                self.pump(index, monotonic_ns());
+            }
+        }
+        let was_stopped = stop.load(Ordering::Relaxed);
+        self.abandon(arrivals, span.start_ns, was_stopped);
+    }
+
+    /// The arrivals on connections of this share.
+    fn arrivals(&self, span: &Span, length_ns: u64) -> Peekable<impl Iterator<Item = Arrival> + use<>> {
+        let all = Schedule::new(self.plan.arrivals, self.plan.connections, length_ns, span.seed);
+        let (share, shares) = (self.share, self.shares);
+        all.filter(move |arrival| arrival.connection % shares == share).peekable()
+    }
+
+    /// Takes up what is due by now, and no more: a generator that is behind must still read replies.
+    #[inline]
+    fn take_up_due(&mut self, arrivals: &mut Peekable<impl Iterator<Item = Arrival>>, due_ns: u64, start_ns: u64) {
+        let mut now_ns = due_ns;
+        while let Some(arrival) = arrivals.next_if(|arrival| start_ns + arrival.at_ns <= due_ns) {
+            let intended_ns = start_ns + arrival.at_ns;
+            self.recorder.taken_up(intended_ns, now_ns);
+            let index = arrival.connection / self.shares;
+            self.ask(index, intended_ns);
+            self.pump(index, now_ns);
+            now_ns = monotonic_ns();
+        }
+    }
+
+    /// One more request on a connection.
+    #[inline]
+    fn ask(&mut self, index: usize, intended_ns: u64) {
+        self.connections[index].flight.ask(intended_ns);
+        self.open_requests += 1;
+    }
+
+    /// A closed loop has its depth in flight on each connection from the beginning.
+    fn fill_loop(&mut self, now_ns: u64) {
+        if !self.is_replacing {
+            return;
+        }
+        for index in 0..self.connections.len() {
+            let flight = &self.connections[index].flight;
+            let missing = self.plan.depth.unwrap_or(1).saturating_sub(flight.waiting() + flight.in_flight());
+            for _ in 0..missing {
+                self.ask(index, now_ns);
+            }
+            self.pump(index, now_ns);
+        }
+    }
+
+    #[inline]
+    fn handle_ready(&mut self, ready: Ready) {
+        let index = ready.key as u32 as usize;
+        let Some(connection) = self.connections.get_mut(index).filter(|found| found.is_current(ready.key)) else {
+            return;
+        };
+        if let State::Connecting { since_ns } = connection.state {
+            if !ready.writable && !ready.read_on {
+                return;
+            }
+            let now_ns = monotonic_ns();
+            match connection.established() {
+                Ok(()) => self.recorder.connected(now_ns - since_ns),
+                Err(_) => return self.fail(index, ErrorKind::Connect, now_ns),
+            }
+            return self.pump(index, now_ns);
+        }
+        if ready.writable && connection.state == State::Blocked {
+            connection.state = State::Open;
+        }
+        let received = match ready.readable || ready.read_on {
+            true => connection.receive(&mut self.wire, ready.read_on),
+            false => Ok(()),
+        };
+        // What came before the end is worth as much as what came alone.
+        let now_ns = self.settle(index).unwrap_or_else(monotonic_ns);
+        match received {
+            // With its last reply a server may end the connection as well as we.
+            Err(ErrorKind::Closed) if self.connections[index].is_used_up(&self.wire) => self.pump(index, now_ns),
+            Ok(()) => self.pump(index, now_ns),
+            Err(kind) => self.fail(index, kind, now_ns),
+        }
+    }
+
+    /// Writes what the connection may write, opens it if it is closed, closes it if it is used up.
+    #[inline]
+    fn pump(&mut self, index: usize, now_ns: u64) {
+        let connection = &mut self.connections[index];
+        if connection.state == State::Closed && connection.flight.waiting() > 0 {
+            self.open(index, now_ns);
+            return;
+        }
+        let before = connection.flight.next();
+        if let Err(kind) = connection.flush(&mut self.wire, now_ns) {
+            return self.fail(index, kind, now_ns);
+        }
+        if let Some(room) = &mut self.room {
+            for number in before..connection.flight.next() {
+                if !room.sent(index, number) {
+                    let flight = &mut self.connections[index].flight;
+                    flight.complete(number);
+                    self.open_requests -= 1;
+                }
+            }
+        }
+        if !self.wire.replies.is_empty() {
+            self.settle(index);
+        }
+        let connection = &mut self.connections[index];
+        if let Some(deadline) = self.deadline
+            && !connection.has_deadline
+            && let Some(oldest_ns) = connection.flight.oldest_sent_ns()
+        {
+            connection.has_deadline = true;
+            self.timers.push(Reverse((oldest_ns + nanoseconds(deadline), index)));
+        }
+        if connection.is_used_up(&self.wire) && connection.state == State::Open {
+            connection.close(State::Closed);
+        }
+        // What is left goes on after the others have had their turn.
+        if connection.wants_to_write(&self.wire)
+            || (connection.state == State::Closed && connection.flight.waiting() > 0)
+        {
+            self.again.push_back(index);
+        }
+    }
+
+    /// Records what the connection has found, and replaces it in a closed loop. When the last of it came.
+    #[inline]
+    fn settle(&mut self, index: usize) -> Option<u64> {
+        let mut replies = std::mem::take(&mut self.wire.replies);
+        let mut last_ns = None;
+        for reply in replies.drain(..) {
+            last_ns = Some(reply.received_ns);
+            match reply.detail {
+                Detail::Delivery { sender } => self.deliver(index, sender as usize, &reply),
+                _ => (reply.number..reply.number + reply.count).for_each(|number| self.complete(index, number, &reply)),
+            }
+        }
+        self.wire.replies = replies;
+        if let Some(errors) = self.wire.errors.take() {
+            self.recorder.errors(&errors);
+        }
+        last_ns
+    }
+
+    #[inline]
+    fn complete(&mut self, index: usize, number: u64, reply: &Reply) {
+        let connection = &mut self.connections[index];
+        let sent = match connection.flight.complete(number) {
+            Found::Sent(sent) => sent,
+            Found::Late => return,
+            Found::Answered => return self.recorder.error(ErrorKind::Duplicate, 1),
+            Found::Nothing => return self.recorder.error(ErrorKind::WrongBytes, 1),
+        };
+        connection.failures = 0;
+        self.open_requests -= 1;
+        match reply.detail {
+            Detail::Shed => self.recorder.shed(sent),
+            Detail::Stamps(stamps) => {
+                self.recorder.answered(sent, reply.received_ns);
+                self.recorder.staged(sent, stamps, reply.received_ns);
+            }
+            _ => self.recorder.answered(sent, reply.received_ns),
+        }
+        if self.is_replacing {
+            self.ask(index, reply.received_ns);
+        }
+    }
+
+    /// Chat: `receiver` got a message; its sender's request is answered when all have it.
+    fn deliver(&mut self, receiver: usize, sender: usize, reply: &Reply) {
+        let Some(room) = &mut self.room else { return };
+        if reply.number >= PROBE {
+            return;
+        }
+        self.recorder.delivered();
+        let delivered = room.deliver(receiver, sender, reply.number);
+        if let Delivered::Overtaken { .. } = delivered {
+            self.recorder.error(ErrorKind::OutOfOrder, 1);
+        }
+        match delivered {
+            Delivered::ToAll | Delivered::Overtaken { to_all: true } => {
+                self.complete(sender, reply.number, reply);
+                self.again.push_back(sender);
+            }
+            Delivered::Wrong(kind) => self.recorder.error(kind, 1),
+            Delivered::Partly | Delivered::Late | Delivered::Overtaken { to_all: false } => {}
+        }
+    }
+
+    fn open(&mut self, index: usize, now_ns: u64) {
+        match self.connections[index].open(&mut self.wire, index, now_ns) {
+            Ok(()) if self.wire.datagrams => self.pump(index, now_ns),
+            Ok(()) => self.timers.push(Reverse((now_ns + nanoseconds(CONNECT_TIMEOUT), index))),
+            Err(_) => self.fail(index, ErrorKind::Connect, now_ns),
+        }
+    }
+
+    /// The connection has failed: counts that, and what it leaves unanswered, and has it opened again.
+    #[cold]
+    fn fail(&mut self, index: usize, kind: ErrorKind, now_ns: u64) {
+        self.recorder.error(kind, 1);
+        let connection = &mut self.connections[index];
+        let pause = (FIRST_PAUSE * 2_u32.saturating_pow(connection.failures)).min(LONGEST_PAUSE);
+        connection.failures = (connection.failures + 1).min(10);
+        let until_ns = now_ns + nanoseconds(pause);
+        // Who comes back to a room has missed something, and nobody could say what.
+        let state = if self.room.is_some() { State::Gone } else { State::Down { until_ns } };
+        let lost = connection.close(state);
+        self.open_requests -= lost;
+        self.recorder.error(ErrorKind::Unanswered, lost as u64);
+        if let Some(room) = &mut self.room {
+            for (sender, number) in room.leave(index) {
+                if let Found::Sent(_) = self.connections[sender].flight.complete(number) {
+                    self.open_requests -= 1;
+                    self.replace(sender, now_ns);
+                }
+            }
+            return;
+        }
+        for _ in 0..lost {
+            self.replace(index, now_ns);
+        }
+        self.timers.push(Reverse((until_ns, index)));
+    }
+
+    /// A closed loop goes on behind a request that had no reply.
+    fn replace(&mut self, index: usize, now_ns: u64) {
+        if self.is_replacing {
+            self.ask(index, now_ns);
+            self.again.push_back(index);
+        }
+    }
+
+    fn look_at_timers(&mut self, now_ns: u64) {
+        while let Some(&Reverse((due_ns, index))) = self.timers.peek()
+            && due_ns <= now_ns
+        {
+            self.timers.pop();
+            let connection = &mut self.connections[index];
+            match connection.state {
+                State::Down { until_ns } if until_ns <= now_ns => {
+                    connection.state = State::Closed;
+                    // With a quota the next request opens it.
+                    if self.plan.requests_per_connection.is_none() || connection.flight.waiting() > 0 {
+                        self.open(index, now_ns);
+                    }
+                }
+                State::Connecting { since_ns } if since_ns + nanoseconds(CONNECT_TIMEOUT) <= now_ns => {
+                    self.fail(index, ErrorKind::Connect, now_ns);
+                }
+                _ => self.expire(index, now_ns),
+            }
+        }
+    }
+
+    /// Gives up the requests of a connection that are past their deadline.
+    fn expire(&mut self, index: usize, now_ns: u64) {
+        let Some(deadline) = self.deadline else { return };
+        let connection = &mut self.connections[index];
+        let expired = connection.flight.expire((now_ns + 1).saturating_sub(nanoseconds(deadline)));
+        connection.has_deadline = false;
+        self.open_requests -= expired.len();
+        for number in &expired {
+            let (kind, count) = match &mut self.room {
+                Some(room) => (ErrorKind::Missing, room.give_up(index, *number)),
+                None => (ErrorKind::Lost, 1),
+            };
+            self.recorder.error(kind, count);
+        }
+        for _ in &expired {
+            self.replace(index, now_ns);
+        }
+        // Sets the timer for the next oldest.
+        self.pump(index, now_ns);
+    }
+
+    /// Waits for events until the next arrival is due, a boundary is reached or a timer runs out.
+    #[inline]
+    fn wait(&mut self, batch: &mut Batch, arrival_ns: Option<u64>, boundary_ns: u64) {
+        let timer_ns = self.timers.peek().map_or(boundary_ns, |Reverse((due_ns, _))| boundary_ns.min(*due_ns));
+        if !self.again.is_empty() {
+            return wait(&self.wire.poller, batch, Duration::ZERO);
+        }
+        let now_ns = monotonic_ns();
+        let other_ns = timer_ns.saturating_sub(now_ns);
+        let Some(due_ns) = arrival_ns else {
+            return wait(&self.wire.poller, batch, Duration::from_nanos(other_ns).min(ATTENTION));
+        };
+        let sleep_ns = self.alertness.sleep_ns(due_ns, now_ns);
+        wait(&self.wire.poller, batch, Duration::from_nanos(sleep_ns.min(other_ns)).min(ATTENTION));
+        let found_something = batch.iter().next().is_some();
+        if sleep_ns > 0 {
+            self.alertness.woke(monotonic_ns(), found_something);
+        } else if !found_something && due_ns > now_ns {
+            // Awake, and in nobody's way: whoever wants this processor gets it.
+            std::thread::yield_now();
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        let (cpu_ns, run_delay_ns) = process::own_thread_use();
+        Mark {
+            at_ns: monotonic_ns(),
+            sent_bytes: self.wire.sent_bytes,
+            received_bytes: self.wire.received_bytes,
+            used: ThreadUse { cpu_ns, run_delay_ns },
+        }
+    }
+
+    /// Whatever was not sent or not answered is not any more. Of a run that was stopped nobody can say what would have
+    /// come.
+    fn abandon(&mut self, arrivals: impl Iterator<Item = Arrival>, start_ns: u64, was_stopped: bool) {
+        if !was_stopped {
+            arrivals.for_each(|arrival| self.recorder.unsent(start_ns + arrival.at_ns));
+        }
+        for (index, connection) in self.connections.iter_mut().enumerate() {
+            let never_sent = connection.flight.abandon();
+            // A closed loop counts what it sends.
+            if !was_stopped && !matches!(self.plan.arrivals, Arrivals::Closed) {
+                never_sent.for_each(|intended_ns| self.recorder.unsent(intended_ns));
+            } else {
+                drop(never_sent);
+            }
+            if connection.flight.in_flight() == 0 {
+                continue;
+            }
+            // Its replies may still come, and would answer nothing that the next run asks.
+            let numbers = connection.flight.expire(u64::MAX);
+            if !was_stopped {
+                let missing: u64 = match &mut self.room {
+                    Some(room) => numbers.iter().map(|number| room.give_up(index, *number)).sum(),
+                    None => 0,
+                };
+                self.recorder.error(ErrorKind::Missing, missing);
+                self.recorder.error(ErrorKind::Unanswered, numbers.len() as u64);
+            }
+            if self.room.is_none() {
+                connection.close(State::Closed);
+            }
+        }
+        self.open_requests = 0;
+        self.again.clear();
+    }
+
+    /// Opens what a run before has left closed.
+    fn reopen(&mut self) {
+        for index in 0..self.connections.len() {
+            if self.connections[index].state == State::Closed && self.room.is_none() {
+                self.open(index, monotonic_ns());
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    Before,
+    WarmingUp,
+    Measuring,
+    Over,
+}
+
+pub(super) fn wait(poller: &Poller, batch: &mut Batch, timeout: Duration) {
+    poller.wait(batch, Some(timeout)).expect("a poller can be waited on");
+}
+
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
+}

@@ -1,0 +1,338 @@
+//! `maitred load`: puts load on any TCP or UDP server, ours or not, and reports what it did.
+//!
+//! ```text
+//!                    ┌───────────────── generator thread, one per --threads ─────────────────┐
+//!   seed ─▶ schedule ─▶ due? ─▶ flight ─▶ connection ─▶ socket ─▶ the server
+//!                               │  ▲         (pattern)      │
+//!                               │  └──── reply, checked ◀───┘
+//!                               ▼
+//!                            recorder ─▶ tally ─▶ report ─▶ table, JSON, .hgrm
+//!   main thread: intervals, and what /proc says of the server (--pid)
+//! ```
+//! What is sent, and when, is decided by the seed before anything is sent; latency counts from the *intended* time; every
+//! reply is checked byte by byte. Why most load generators mislead is the chapter `design/measuring.md`.
+//!
+//! The modules, in reading order: `target.rs`, `demand.rs` and `plan.rs` (what is asked), `schedule.rs` (when),
+//! `pattern.rs` (what), `flight.rs` and `recorder.rs` (requests and their times; pure), `connection.rs`, `connect.rs` and
+//! `client.rs` (sockets and the loop), `room.rs` (chat), `report.rs` and `table.rs` (what came of it), `search.rs`
+//! (how much it can bear).
+
+mod alertness;
+pub mod client;
+mod connect;
+mod connection;
+pub mod demand;
+pub mod flight;
+pub mod pattern;
+pub mod plan;
+pub mod recorder;
+pub mod report;
+mod room;
+pub mod schedule;
+pub mod search;
+pub mod table;
+pub mod target;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use crate::cli::LoadArgs;
+use crate::clock::monotonic_ns;
+use crate::error::Error;
+use crate::load::client::{Generator, Moment, Span};
+use crate::load::plan::Plan;
+use crate::load::recorder::{Count, Tally};
+use crate::load::report::{Interval, Report};
+use crate::net::os;
+use crate::net::process::{ProcessTree, ServerUse};
+
+/// Descriptors that may be wanted beside those of the connections and the pollers: files of `/proc`, one at a time.
+const SPARE_DESCRIPTORS: usize = 4;
+
+/// The threads are given this long to be there when the load begins.
+const START_IN: Duration = Duration::from_millis(2);
+
+/// `maitred load`. Whether nothing went wrong: no error was counted, and nobody interrupted it.
+///
+/// # Errors
+/// Wrong usage; a server that cannot be reached; output that cannot be written.
+pub fn command(args: &LoadArgs) -> Result<bool, Error> {
+    let plan = Plan::resolve(args)?;
+    // Before the load rather than after it: a wrong path is told at once.
+    let histogram = args.histogram.as_deref().map(|path| {
+        let created = File::create(path);
+        created.map(|file| (file, path)).map_err(|reason| output_error(&path.display().to_string(), reason))
+    });
+    let histogram = histogram.transpose()?;
+    let stop = stop_on_signals()?;
+    let mut stdout = io::stdout().lock();
+    let mut failed = None;
+    let mut show = |interval: &Interval| {
+        if args.json || failed.is_some() {
+            return;
+        }
+        let heading = if interval.from_s == 0.0 { table::interval_heading() } else { String::new() };
+        let written = write!(stdout, "{heading}{}", table::interval_line(interval)).and_then(|()| stdout.flush());
+        failed = written.err();
+    };
+    let (plan, outcome) = match plan.search {
+        true => search::run(&plan, &stop, !args.quiet)?,
+        false => {
+            let outcome = run(&plan, &stop, &mut show)?;
+            (plan, outcome)
+        }
+    };
+    if let Some(reason) = failed {
+        return Err(output_error("standard output", reason));
+    }
+    if let Some((mut file, path)) = histogram {
+        let written = outcome.tally.latency.write_hgrm(&mut file).and_then(|()| file.sync_all());
+        written.map_err(|reason| output_error(&path.display().to_string(), reason))?;
+    }
+    let report = outcome.report(&plan);
+    let text = match args.json {
+        true => serde_json::to_string(&report).expect("a report is JSON") + "\n",
+        false => table::render(&report),
+    };
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|reason| output_error("standard output", reason))?;
+    Ok(!report.has_errors() && !report.interrupted)
+}
+
+/// What one run of a plan found.
+pub struct Outcome {
+    /// What the generator found.
+    pub tally: Tally,
+    /// What the server used, if it was asked for.
+    pub server: Option<ServerUse>,
+    /// The lines of `--interval`.
+    pub intervals: Vec<Interval>,
+    /// It was stopped before its end.
+    pub interrupted: bool,
+    /// How the search went, if there was one.
+    pub search: Option<report::SearchReport>,
+}
+
+impl Outcome {
+    /// The report of it.
+    pub fn report(&self, plan: &Plan) -> Report {
+        let mut report = Report::new(plan, &self.tally, self.server.as_ref(), self.interrupted);
+        report.intervals.clone_from(&self.intervals);
+        report.search.clone_from(&self.search);
+        report
+    }
+}
+
+/// What the threads tell.
+enum Event {
+    Begins,
+    Counted { thread: usize, number: usize, count: Box<Count> },
+    Ends,
+}
+
+/// Runs the plan once, and shows each interval as soon as it has passed. Returns by the end of the plan's grace, or soon
+/// after `stop` is set.
+///
+/// # Errors
+/// The server cannot be reached, its process not looked at, or the descriptors do not suffice.
+pub fn run(plan: &Plan, stop: &AtomicBool, show: &mut dyn FnMut(&Interval)) -> Result<Outcome, Error> {
+    let mut server = match plan.pid {
+        None => None,
+        Some(pid) => {
+            let watched = ProcessTree::watch(pid);
+            Some(Watched::new(watched.map_err(|reason| Error::resource(format!("look at process {pid}"), reason))?))
+        }
+    };
+    let mut generators = connect(plan)?;
+    let span = Span {
+        start_ns: monotonic_ns() + START_IN.as_nanos() as u64,
+        warmup: plan.warmup,
+        duration: plan.duration,
+        grace: plan.grace,
+        seed: plan.seed,
+        interval: plan.interval,
+    };
+    let mut intervals = Intervals::new(plan, generators.len());
+    thread::scope(|scope| {
+        let (sender, events) = channel();
+        let threads: Vec<_> = generators
+            .iter_mut()
+            .enumerate()
+            .map(|(thread, generator)| {
+                let sender: Sender<Event> = sender.clone();
+                let tell = move |moment: Moment| {
+                    let event = match moment {
+                        Moment::Begins => Event::Begins,
+                        Moment::Counted(number, count) => Event::Counted { thread, number, count },
+                        Moment::Ends => Event::Ends,
+                    };
+                    // Nobody listens only when the main thread has panicked.
+                    let _ = sender.send(event);
+                };
+                scope.spawn(move || {
+                    let mut tell = tell;
+                    generator.run(&span, stop, &mut tell);
+                })
+            })
+            .collect();
+        drop(sender);
+        let mut ended = 0;
+        loop {
+            let patience = server.as_ref().map_or(Duration::MAX, Watched::period);
+            match events.recv_timeout(patience) {
+                Ok(Event::Begins) => server.iter_mut().for_each(Watched::begin),
+                Ok(Event::Ends) => {
+                    ended += 1;
+                    server.iter_mut().filter(|_| ended == 1).for_each(Watched::end);
+                }
+                Ok(Event::Counted { thread, number, count }) => intervals.add(thread, number, &count, show),
+                Err(RecvTimeoutError::Timeout) => server.iter_mut().for_each(Watched::sample),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        for thread in threads {
+            thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+        }
+    });
+    let mut tally = Tally::default();
+    generators.iter_mut().for_each(|generator| tally.merge(generator.tally()));
+    let server = server.and_then(|watched| watched.used(tally.window_ns));
+    let interrupted = stop.load(Ordering::Relaxed);
+    Ok(Outcome { tally, server, intervals: intervals.rows, interrupted, search: None })
+}
+
+/// The generators of all threads, with their connections.
+fn connect(plan: &Plan) -> Result<Vec<Generator>, Error> {
+    let limit = os::raise_descriptor_limit();
+    // A poller is two.
+    let needed = os::open_descriptors() + plan.connections + plan.threads * 2 + SPARE_DESCRIPTORS;
+    if needed > limit {
+        return Err(Error::Usage {
+            flag: "--connections".to_owned(),
+            problem: format!("{} need {needed} descriptors, and the process may open {limit}", plan.connections),
+            expected: "fewer, or a higher limit (ulimit -n)".to_owned(),
+        });
+    }
+    let addresses = plan.target.addresses()?;
+    let mut failed = None;
+    for address in addresses {
+        let first = match Generator::connect(plan, address, 0, plan.threads) {
+            Ok(first) => first,
+            // A name may stand for addresses at which nobody listens.
+            Err(error) => {
+                failed.get_or_insert(error);
+                continue;
+            }
+        };
+        let others = (1..plan.threads).map(|share| Generator::connect(plan, address, share, plan.threads));
+        return std::iter::once(Ok(first)).chain(others).collect();
+    }
+    Err(failed.expect("a target has an address"))
+}
+
+/// The server's process, looked at now and then.
+struct Watched {
+    tree: ProcessTree,
+    begun: Option<(u64, crate::net::process::Reading)>,
+    used: Option<(u64, ServerUse)>,
+}
+
+impl Watched {
+    fn new(tree: ProcessTree) -> Watched {
+        Watched { tree, begun: None, used: None }
+    }
+
+    fn begin(&mut self) {
+        if self.begun.is_none() {
+            self.begun = Some((monotonic_ns(), self.tree.reading()));
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some((since_ns, earlier)) = &self.begun {
+            let at_ns = monotonic_ns();
+            self.used = Some((at_ns - since_ns, self.tree.used_since(earlier)));
+        }
+    }
+
+    /// So that tasks which end are known by then.
+    fn sample(&mut self) {
+        if self.used.is_none() {
+            self.tree.sample();
+        }
+    }
+
+    /// Often enough to see most tasks, and no more than a fiftieth of a processor.
+    fn period(&self) -> Duration {
+        const OFTEN: Duration = Duration::from_millis(50);
+        OFTEN.max(self.tree.last_cost() * 50)
+    }
+
+    /// What the server used in a window of this length. The readings are not taken at its very ends, since that would
+    /// hold up the generator.
+    fn used(self, window_ns: u64) -> Option<ServerUse> {
+        let (over_ns, used) = self.used?;
+        Some(used.scaled(window_ns as f64 / over_ns.max(1) as f64))
+    }
+}
+
+/// Puts the intervals of the threads together.
+struct Intervals {
+    length_s: f64,
+    duration_s: f64,
+    /// For each thread the last interval that it is done with.
+    done: Vec<Option<usize>>,
+    waiting: BTreeMap<usize, Count>,
+    rows: Vec<Interval>,
+}
+
+impl Intervals {
+    fn new(plan: &Plan, threads: usize) -> Intervals {
+        Intervals {
+            length_s: plan.interval.unwrap_or_default().as_secs_f64(),
+            duration_s: plan.duration.as_secs_f64(),
+            done: vec![None; threads],
+            waiting: BTreeMap::new(),
+            rows: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, thread: usize, number: usize, count: &Count, show: &mut dyn FnMut(&Interval)) {
+        let sum = self.waiting.entry(number).or_default();
+        sum.latency.add(&count.latency);
+        sum.errors.add_all(&count.errors);
+        self.done[thread] = Some(number);
+        let all_done = self.done.iter().min().copied().flatten();
+        while let Some(entry) = self.waiting.first_entry().filter(|entry| Some(*entry.key()) <= all_done) {
+            let from_s = self.rows.last().map_or(0.0, |row| row.to_s);
+            let to_s = (entry.key().saturating_add(1) as f64 * self.length_s).min(self.duration_s);
+            let row = Interval::new(from_s, to_s, &entry.remove());
+            show(&row);
+            self.rows.push(row);
+        }
+    }
+}
+
+/// Set at the first SIGINT or SIGTERM; the second ends the process at once.
+fn stop_on_signals() -> Result<Arc<AtomicBool>, Error> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the second signal finds the flag set by the first.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .map_err(|reason| Error::resource("listen for signals", reason))?;
+    }
+    Ok(stop)
+}
+
+fn output_error(target: &str, reason: io::Error) -> Error {
+    Error::Output { target: target.to_owned(), reason }
+}

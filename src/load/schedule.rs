@@ -1,0 +1,175 @@
+//! When the requests of an open loop are due, and on which connection: a function of the seed and nothing else.
+//!
+//! Times, places and demands are drawn from streams of their own, so that changing one of them leaves the others as they
+//! were, and two servers can be given the identical trace. Nothing is drawn ahead: an arrival is made when the one
+//! before it has been taken, which changes nothing in what is made, and a run of hours needs no memory.
+//!
+//! Invariant *decided-beforehand*: neither a clock nor a reply is known here. Read next: `client.rs`, which sends on time.
+
+use crate::load::plan::Arrivals;
+use crate::random::Random;
+
+/// The streams of draws that one seed gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Stream {
+    /// Gaps between arrivals.
+    Arrivals = 1,
+    /// The connection of each arrival.
+    Places = 2,
+    /// The service time of each request.
+    Demands = 3,
+    /// What tells the bytes of one connection from those of another.
+    Keys = 4,
+    /// The bytes that all requests have in common.
+    Body = 5,
+}
+
+/// One request that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Nanoseconds after the load begins.
+    pub at_ns: u64,
+    /// The connection that it is for, from 0 on.
+    pub connection: usize,
+}
+
+/// The arrivals of one span of load, in order.
+pub struct Schedule {
+    gaps: Gaps,
+    places: Random,
+    connections: usize,
+    length_ns: u64,
+    made: u64,
+}
+
+enum Gaps {
+    /// A closed loop has no arrivals: its requests follow the replies.
+    None,
+    Poisson {
+        random: Random,
+        mean_ns: f64,
+        at_ns: f64,
+    },
+    Uniform {
+        gap_ns: f64,
+    },
+}
+
+impl Schedule {
+    /// The arrivals of the first `length_ns` over `connections`.
+    pub fn new(arrivals: Arrivals, connections: usize, length_ns: u64, seed: u64) -> Schedule {
+        let gaps = match arrivals {
+            Arrivals::Closed => Gaps::None,
+            Arrivals::Poisson { rate_per_s } => {
+                let random = Random::at(seed, Stream::Arrivals as u64, 0);
+                Gaps::Poisson { random, mean_ns: 1e9 / rate_per_s, at_ns: 0.0 }
+            }
+            Arrivals::Uniform { rate_per_s } => Gaps::Uniform { gap_ns: 1e9 / rate_per_s },
+        };
+        Schedule { gaps, places: Random::at(seed, Stream::Places as u64, 0), connections, length_ns, made: 0 }
+    }
+}
+
+impl Iterator for Schedule {
+    type Item = Arrival;
+
+    fn next(&mut self) -> Option<Arrival> {
+        let at_ns = match &mut self.gaps {
+            Gaps::None => return None,
+            Gaps::Poisson { random, mean_ns, at_ns } => {
+                *at_ns += random.exponential(*mean_ns);
+                *at_ns
+            }
+            // Multiplied, not added up, so that a gap which is no whole number does not drift.
+            Gaps::Uniform { gap_ns } => *gap_ns * self.made as f64,
+        };
+        self.made += 1;
+        let arrival = Arrival { at_ns: at_ns as u64, connection: self.places.below(self.connections) };
+        (arrival.at_ns < self.length_ns).then_some(arrival)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    fn arrivals(arrivals: Arrivals, seed: u64) -> Vec<Arrival> {
+        Schedule::new(arrivals, 7, 10 * SECOND_NS, seed).collect()
+    }
+
+    /// The largest distance between the distribution of the values and `cdf` (Kolmogorov and Smirnov).
+    fn distance(mut values: Vec<f64>, cdf: impl Fn(f64) -> f64) -> f64 {
+        values.sort_by(f64::total_cmp);
+        let n = values.len() as f64;
+        let steps = values.iter().enumerate().map(|(index, value)| {
+            let expected = cdf(*value);
+            (expected - index as f64 / n).abs().max((expected - (index + 1) as f64 / n).abs())
+        });
+        steps.fold(0.0, f64::max)
+    }
+
+    /// What the distance of `n` true values exceeds once in a thousand times.
+    fn critical(n: usize) -> f64 {
+        1.949 / (n as f64).sqrt()
+    }
+
+    #[test]
+    fn gaps_of_poisson_arrivals_are_exponential() {
+        for seed in 1..=5 {
+            let all = arrivals(Arrivals::Poisson { rate_per_s: 2_000.0 }, seed);
+            let times = std::iter::once(0).chain(all.iter().map(|arrival| arrival.at_ns));
+            let gaps: Vec<f64> = times.zip(&all).map(|(before, arrival)| (arrival.at_ns - before) as f64).collect();
+            assert!(gaps.len() > 19_000, "{}", gaps.len());
+            let (found, limit) = (distance(gaps.clone(), |gap| 1.0 - (-gap / 500_000.0).exp()), critical(gaps.len()));
+            assert!(found < limit, "seed {seed}: {found} of {limit}");
+            // The test sees a mean that is 5 % off.
+            let off = distance(gaps.clone(), |gap| 1.0 - (-gap / 525_000.0).exp());
+            assert!(off > limit, "{off} of {limit}");
+        }
+    }
+
+    #[test]
+    fn neighbouring_gaps_know_nothing_of_each_other() {
+        let all = arrivals(Arrivals::Poisson { rate_per_s: 2_000.0 }, 3);
+        let gaps: Vec<f64> =
+            all.windows(2).map(|pair| (pair[1].at_ns - pair[0].at_ns) as f64 / 500_000.0 - 1.0).collect();
+        let correlation = gaps.windows(2).map(|pair| pair[0] * pair[1]).sum::<f64>() / gaps.len() as f64;
+        // The variance of such gaps is 1; three deviations of the mean of n products.
+        assert!(correlation.abs() < 3.0 / (gaps.len() as f64).sqrt(), "{correlation}");
+    }
+
+    #[test]
+    fn uniform_arrivals_are_evenly_spaced_without_drift() {
+        let all = arrivals(Arrivals::Uniform { rate_per_s: 3.0 }, 1);
+        assert_eq!(all.len(), 30);
+        for (index, arrival) in all.iter().enumerate() {
+            assert!(arrival.at_ns.abs_diff(index as u64 * SECOND_NS / 3) <= 1, "{arrival:?}");
+        }
+    }
+
+    #[test]
+    fn connections_get_equal_shares() {
+        let all = arrivals(Arrivals::Poisson { rate_per_s: 7_000.0 }, 9);
+        let places: Vec<f64> = all.iter().map(|arrival| arrival.connection as f64).collect();
+        for connection in 0..7 {
+            let count = places.iter().filter(|place| **place == f64::from(connection)).count() as f64;
+            let expected = places.len() as f64 / 7.0;
+            // Four deviations of a count.
+            assert!((count - expected).abs() < 4.0 * expected.sqrt(), "{connection}: {count} of {expected}");
+        }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_trace_and_another_does_not() {
+        let poisson = Arrivals::Poisson { rate_per_s: 1_000.0 };
+        assert_eq!(arrivals(poisson, 1), arrivals(poisson, 1));
+        assert_ne!(arrivals(poisson, 1), arrivals(poisson, 2));
+        // Twice the rate puts other times on the same connections.
+        let places = |rate_per_s: f64| arrivals(Arrivals::Poisson { rate_per_s }, 1).into_iter().map(|a| a.connection);
+        assert!(places(1_000.0).zip(places(2_000.0)).all(|(slow, fast)| slow == fast));
+        assert!(arrivals(Arrivals::Closed, 1).is_empty());
+    }
+}
