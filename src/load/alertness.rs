@@ -8,7 +8,10 @@
 //! Nothing here reads a clock. Read next: `client.rs`, which asks before each wait.
 
 /// At most one part in so many of the time is spent waiting awake.
-const SHARE: u64 = 5;
+const SHARE: u64 = 10;
+
+/// A send that is no later than this is on time: less would cost more processor than it is worth.
+const ON_TIME_NS: u64 = 30_000;
 
 /// Time awake that can be saved up: enough for a burst of some tens of sends.
 const MOST_CREDIT_NS: u64 = 2_000_000;
@@ -17,7 +20,7 @@ const MOST_CREDIT_NS: u64 = 2_000_000;
 const MOST_MARGIN_NS: u64 = 150_000;
 
 /// The margin grows by this when it was too short, and shrinks by a [`PATIENCE`]th of it when it was long enough; so it
-/// settles where one wake in that many comes too late.
+/// settles where one send in that many is late.
 const STEP_NS: u64 = 6_400;
 const PATIENCE: u64 = 128;
 
@@ -62,7 +65,7 @@ impl Alertness {
     pub(super) fn woke(&mut self, now_ns: u64, found_something: bool) {
         let Some(wake_ns) = self.wake_ns.take().filter(|_| !found_something) else { return };
         let Some(overslept_ns) = now_ns.checked_sub(wake_ns) else { return };
-        self.margin_ns = match overslept_ns > self.margin_ns {
+        self.margin_ns = match overslept_ns > self.margin_ns + ON_TIME_NS {
             true => (self.margin_ns + STEP_NS).min(MOST_MARGIN_NS),
             false => self.margin_ns.saturating_sub(STEP_NS / PATIENCE),
         };
@@ -105,22 +108,23 @@ mod tests {
     #[test]
     fn sends_are_on_time_though_waking_is_not() {
         let (late, awake) = send(20_000, 1_000_000, |random| 20_000 + random.exponential(15_000.0) as u64);
-        assert!(late[late.len() / 2] < 1_000 && late[late.len() * 97 / 100] < 1_000, "{late:?}");
-        assert!(awake < 0.12, "{awake}");
+        assert!(late[late.len() * 98 / 100] < ON_TIME_NS + 5_000, "{late:?}");
+        assert!(awake < 0.05, "{awake}");
     }
 
     #[test]
     fn who_wakes_on_time_hardly_stays_awake() {
         let (late, awake) = send(20_000, 1_000_000, |_| 1_000);
         assert!(late[late.len() * 99 / 100] < 1_500);
-        assert!(awake < 0.02, "{awake}");
+        assert!(awake < 0.002, "{awake}");
     }
 
     #[test]
     fn no_more_than_its_share_is_spent_awake() {
         for gap_ns in [3_000, 10_000, 50_000, 200_000] {
             let (_, awake) = send(100_000, gap_ns, |random| 20_000 + random.exponential(15_000.0) as u64);
-            assert!(awake < 1.0 / SHARE as f64, "{gap_ns}: {awake}");
+            // And what can be saved up.
+            assert!(awake < 1.0 / SHARE as f64 + 0.01, "{gap_ns}: {awake}");
         }
     }
 }

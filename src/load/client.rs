@@ -512,9 +512,6 @@ impl Generator {
         let found_something = batch.iter().next().is_some();
         if sleep_ns > 0 {
             self.alertness.woke(monotonic_ns(), found_something);
-        } else if !found_something && due_ns > now_ns {
-            // Awake, and in nobody's way: whoever wants this processor gets it.
-            std::thread::yield_now();
         }
     }
 
