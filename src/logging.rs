@@ -24,7 +24,7 @@ use log::LevelFilter;
 pub const QUEUE_LINES: usize = 1_024;
 
 /// How long [`Log::flush`] waits at most. Long enough for any reader that still reads, too short to annoy.
-pub const PATIENCE: Duration = Duration::from_millis(200);
+pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The log of the process. Clones are the same log.
 #[derive(Clone)]

@@ -190,13 +190,13 @@ impl Generator {
                 self.recorder.end(self.mark());
                 tell(Moment::Ends);
             }
-            if stopped {
+            // What a thread without a processor finds due behind the end was never sent.
+            if stopped || now_ns >= give_up_ns {
                 break;
             }
             self.take_up_due(&mut arrivals, now_ns, span.start_ns);
             self.look_at_timers(now_ns);
-            let is_idle = self.open_requests == 0 && arrivals.peek().is_none();
-            if stage == Stage::Over && (is_idle || now_ns >= give_up_ns) {
+            if stage == Stage::Over && self.open_requests == 0 && arrivals.peek().is_none() {
                 break;
             }
             let boundary_ns = match stage {
@@ -220,8 +220,11 @@ impl Generator {
                 self.pump(index, monotonic_ns());
             }
         }
+        self.is_replacing = false;
         let was_stopped = stop.load(Ordering::Relaxed);
-        self.abandon(arrivals, span.start_ns, was_stopped);
+        self.abandon_unsent(arrivals, span.start_ns, was_stopped);
+        self.look_once_more(&mut batch);
+        self.abandon_unanswered(was_stopped);
     }
 
     /// The arrivals on connections of this share.
@@ -293,6 +296,9 @@ impl Generator {
         };
         // What came before the end is worth as much as what came alone.
         let now_ns = self.settle(index).unwrap_or_else(monotonic_ns);
+        if self.wire.refused > 0 {
+            return self.refuse(index, now_ns);
+        }
         match received {
             // With its last reply a server may end the connection as well as we.
             Err(ErrorKind::Closed) if self.connections[index].is_used_up(&self.wire) => self.pump(index, now_ns),
@@ -312,6 +318,9 @@ impl Generator {
         let before = connection.flight.next();
         if let Err(kind) = connection.flush(&mut self.wire, now_ns) {
             return self.fail(index, kind, now_ns);
+        }
+        if self.wire.refused > 0 {
+            return self.refuse(index, now_ns);
         }
         if let Some(room) = &mut self.room {
             for number in before..connection.flight.next() {
@@ -444,6 +453,22 @@ impl Generator {
         self.timers.push(Reverse((until_ns, index)));
     }
 
+    /// Nobody listens where its datagrams go: counts that, and lets them rest a little.
+    #[cold]
+    fn refuse(&mut self, index: usize, now_ns: u64) {
+        let refused = std::mem::take(&mut self.wire.refused);
+        self.recorder.error(ErrorKind::Refused, refused as u64);
+        let connection = &mut self.connections[index];
+        // It is not said which; one is as good as the other.
+        let given_up = connection.flight.give_up(refused).len();
+        connection.state = State::Blocked;
+        self.open_requests -= given_up;
+        for _ in 0..given_up {
+            self.replace(index, now_ns);
+        }
+        self.timers.push(Reverse((now_ns + nanoseconds(FIRST_PAUSE), index)));
+    }
+
     /// A closed loop goes on behind a request that had no reply.
     fn replace(&mut self, index: usize, now_ns: u64) {
         if self.is_replacing {
@@ -491,6 +516,10 @@ impl Generator {
         for _ in &expired {
             self.replace(index, now_ns);
         }
+        // It may only have rested; if its socket is full, the next write says so.
+        if self.connections[index].state == State::Blocked {
+            self.connections[index].state = State::Open;
+        }
         // Sets the timer for the next oldest.
         self.pump(index, now_ns);
     }
@@ -525,20 +554,27 @@ impl Generator {
         }
     }
 
-    /// Whatever was not sent or not answered is not any more. Of a run that was stopped nobody can say what would have
-    /// come.
-    fn abandon(&mut self, arrivals: impl Iterator<Item = Arrival>, start_ns: u64, was_stopped: bool) {
-        if !was_stopped {
-            arrivals.for_each(|arrival| self.recorder.unsent(start_ns + arrival.at_ns));
+    /// What was not sent is not any more. Of a run that was stopped nobody can say what would have been.
+    fn abandon_unsent(&mut self, arrivals: impl Iterator<Item = Arrival>, start_ns: u64, was_stopped: bool) {
+        let never_taken_up = arrivals.map(|arrival| start_ns + arrival.at_ns);
+        let never_sent = self.connections.iter_mut().flat_map(|connection| connection.flight.abandon());
+        // A closed loop counts what it sends.
+        let counts = !was_stopped && !matches!(self.plan.arrivals, Arrivals::Closed);
+        never_taken_up.chain(never_sent).filter(|_| counts).for_each(|intended_ns| self.recorder.unsent(intended_ns));
+        self.again.clear();
+    }
+
+    /// Replies that had come when the time was over.
+    fn look_once_more(&mut self, batch: &mut Batch) {
+        for _ in 0..self.connections.len().div_ceil(EVENTS) {
+            wait(&self.wire.poller, batch, Duration::ZERO);
+            batch.iter().for_each(|ready| self.handle_ready(ready));
         }
+    }
+
+    /// What was not answered is not any more.
+    fn abandon_unanswered(&mut self, was_stopped: bool) {
         for (index, connection) in self.connections.iter_mut().enumerate() {
-            let never_sent = connection.flight.abandon();
-            // A closed loop counts what it sends.
-            if !was_stopped && !matches!(self.plan.arrivals, Arrivals::Closed) {
-                never_sent.for_each(|intended_ns| self.recorder.unsent(intended_ns));
-            } else {
-                drop(never_sent);
-            }
             if connection.flight.in_flight() == 0 {
                 continue;
             }

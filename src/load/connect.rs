@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::clock::monotonic_ns;
 use crate::load::client::{EVENTS, Generator, nanoseconds, wait};
-use crate::load::connection::State;
+use crate::load::connection::{Detail, State};
 use crate::load::room::PROBE;
 use crate::net::poller::Batch;
 
@@ -89,8 +89,10 @@ impl Generator {
                         let received = connection.receive(&mut self.wire, ready.read_on);
                         received.map_err(|kind| io::Error::other(format!("the room answers with {kind:?}")))?;
                     }
-                    hears[index] |= !self.wire.replies.is_empty();
-                    self.wire.replies.clear();
+                    let others = self.wire.replies.drain(..).filter(
+                        |reply| matches!(reply.detail, Detail::Delivery { sender } if sender as usize != index),
+                    );
+                    hears[index] |= others.count() > 0;
                 }
             }
         }

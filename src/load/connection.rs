@@ -37,6 +37,8 @@ pub(super) struct Wire {
     pub(super) replies: Vec<Reply>,
     /// Of datagrams: what was wrong without ending anything.
     pub(super) errors: Option<Errors>,
+    /// Datagrams of which the host there has said that nobody listens.
+    pub(super) refused: usize,
     pub(super) sent_bytes: u64,
     pub(super) received_bytes: u64,
     inbox: Vec<u8>,
@@ -141,6 +143,7 @@ impl Wire {
             address,
             replies: Vec::new(),
             errors: None,
+            refused: 0,
             sent_bytes: 0,
             received_bytes: 0,
             inbox: vec![0; CHUNK],
@@ -286,7 +289,12 @@ impl Connection {
                     self.state = State::Blocked;
                     return Ok(());
                 }
-                Err(error) => return Err(datagram_error(&error)),
+                Err(error) if error.kind() == Io::ConnectionRefused => {
+                    // Said of one before; this one was not sent.
+                    wire.refused += 1;
+                    return Ok(());
+                }
+                Err(_) => return Err(ErrorKind::Reset),
             }
             let number = self.written.number;
             self.written.number += 1;
@@ -312,7 +320,10 @@ impl Connection {
             let len = match socket.read(&mut [IoSliceMut::new(&mut wire.inbox)]) {
                 Ok(len) => len,
                 Err(error) if error.kind() == Io::WouldBlock => return Ok(()),
-                Err(error) if wire.datagrams => return Err(datagram_error(&error)),
+                Err(error) if wire.datagrams && error.kind() == Io::ConnectionRefused => {
+                    wire.refused += 1;
+                    continue;
+                }
                 Err(_) => return Err(ErrorKind::Reset),
             };
             let now_ns = clock::monotonic_ns();
@@ -488,8 +499,4 @@ impl Incoming {
         let (sender, number) = prefix.ok_or(ErrorKind::Protocol)?;
         Ok((number, Detail::Delivery { sender }))
     }
-}
-
-fn datagram_error(error: &io::Error) -> ErrorKind {
-    if error.kind() == Io::ConnectionRefused { ErrorKind::Refused } else { ErrorKind::Reset }
 }

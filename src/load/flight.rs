@@ -106,21 +106,30 @@ impl Flight {
 
     /// Gives up the requests that were sent before `before_ns`; their numbers. A reply that comes all the same is late.
     pub fn expire(&mut self, before_ns: u64) -> Vec<u64> {
-        let mut expired = Vec::new();
-        // In the order of sending, so that the first young one ends it.
+        self.give_up_while(|_, sent| sent.sent_ns < before_ns)
+    }
+
+    /// Gives up the `count` oldest requests; their numbers.
+    pub fn give_up(&mut self, count: usize) -> Vec<u64> {
+        self.give_up_while(|given_up, _| given_up < count)
+    }
+
+    /// In the order of sending, until `goes_on` says no; it gets how many there were before, and the next.
+    fn give_up_while(&mut self, goes_on: impl Fn(usize, Sent) -> bool) -> Vec<u64> {
+        let mut numbers = Vec::new();
         for (number, slot) in (self.first..).zip(&mut self.sent) {
-            if slot.sent_ns >= before_ns {
+            if !goes_on(numbers.len(), *slot) {
                 break;
             }
             if slot.intended_ns != ANSWERED {
                 slot.intended_ns = ANSWERED;
-                expired.push(number);
+                numbers.push(number);
             }
         }
-        self.in_flight -= expired.len();
-        self.given_up += expired.len() as u64;
+        self.in_flight -= numbers.len();
+        self.given_up += numbers.len() as u64;
         self.drop_answered();
-        expired
+        numbers
     }
 
     /// The connection has ended: nothing is in flight any more. Returns what was.
@@ -196,6 +205,10 @@ mod tests {
         assert_eq!(flight.complete(1), Found::Late);
         assert_eq!(flight.complete(1), Found::Answered);
         assert_eq!(flight.complete(2), sent(2));
+        let mut flight = flying(4);
+        assert_eq!(flight.complete(1), sent(1));
+        assert_eq!((flight.give_up(2), flight.in_flight()), (vec![0, 2], 1));
+        assert_eq!((flight.give_up(9), flight.next()), (vec![3], 4));
     }
 
     #[test]
