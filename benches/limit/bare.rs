@@ -12,12 +12,11 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::thread;
 
+use maitred::net::os;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
-
-use crate::process;
 
 const EVENTS: usize = 1024;
 /// Beside descriptor numbers, which are the data of connections.
@@ -26,7 +25,7 @@ const STDIN: u64 = u64::MAX - 1;
 
 /// Serves until stdin closes; SIGTERM ends it by its default action.
 pub(crate) fn run(threads: usize, read_bytes: usize) -> io::Result<()> {
-    process::raise_descriptor_limit()?;
+    os::raise_descriptor_limit();
     // The first listener chooses the port, the others join it; all listen before `ready`.
     let first = listen(0)?;
     let port = SocketAddrV4::try_from(net::getsockname(&first)?)?.port();

@@ -10,43 +10,33 @@
 //! one setting; other settings go beside it with `--also`.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::ops::RangeInclusive;
-use std::panic::resume_unwind;
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use rustix::thread::ClockId;
+use maitred::net::os;
+use maitred::random::Random;
 use serde_json::json;
 
-use crate::account::{self, Account, Host};
-use crate::client::{Errors, Generator, Load, Report, Slice};
+use crate::Turns;
 use crate::idle;
+use crate::load::{self, Cpus, Report, in_order, shuffled};
+use crate::machine::{Host, be_alone};
 use crate::process::{self, Server};
-use crate::random::Random;
 use crate::report::show_ratio;
 use crate::rows::{Goal, Metric, Placement, ROWS, Row, Shape};
 use crate::statistics::{Estimate, median};
 
-/// The ratio of a row's headline is known when its interval is this narrow, either way.
-const RESOLVED: f64 = 0.03;
-/// Before each slice: caches are cold, and batches must grow to what they will be. Thousands of
-/// requests at any rate that is measured here.
-const SETTLE: Duration = Duration::from_millis(40);
+/// A ratio is known when its interval is this narrow, either way.
+pub(crate) const RESOLVED: f64 = 0.03;
 
 pub(crate) struct Plan {
     pub(crate) rows: Vec<String>,
-    pub(crate) rounds: RangeInclusive<usize>,
     pub(crate) maitred: PathBuf,
     pub(crate) maitred_args: Vec<String>,
     pub(crate) also: Vec<(String, Vec<String>)>,
     pub(crate) variants: Vec<String>,
-    pub(crate) window: Duration,
-    pub(crate) slice: Duration,
-    pub(crate) warmup: Duration,
-    pub(crate) seed: u64,
+    pub(crate) turns: Turns,
     pub(crate) json: Option<PathBuf>,
 }
 
@@ -57,7 +47,7 @@ pub(crate) fn run(plan: &Plan) -> io::Result<()> {
         }
         return Ok(());
     }
-    process::raise_descriptor_limit()?;
+    os::raise_descriptor_limit();
     let rows = chosen_rows(&plan.rows)?;
     let _alone = be_alone()?;
     let mut written = Vec::new();
@@ -77,7 +67,7 @@ pub(crate) fn run(plan: &Plan) -> io::Result<()> {
         }
         if let Some(path) = &plan.json {
             let all = json!({
-                "schema": "maitred.limit/1", "host": Host::read(), "seed": plan.seed,
+                "schema": "maitred.limit/1", "host": Host::read(), "seed": plan.turns.seed,
                 "maitred_args": plan.maitred_args, "rows": written,
             });
             fs::write(path, serde_json::to_string_pretty(&all)? + "\n")?;
@@ -87,17 +77,6 @@ pub(crate) fn run(plan: &Plan) -> io::Result<()> {
         [] => Ok(()),
         failures => Err(io::Error::other(format!("failed: {}", failures.join(", ")))),
     }
-}
-
-/// Two comparisons at once would measure each other. Unlocked when the process ends, however.
-fn be_alone() -> io::Result<File> {
-    let path = std::env::temp_dir().join("maitred-limit.lock");
-    let lock = File::create(&path)?;
-    if lock.try_lock().is_err() {
-        eprintln!("limit: waiting for another comparison, which holds {}", path.display());
-        lock.lock()?;
-    }
-    Ok(lock)
 }
 
 fn chosen_rows(names: &[String]) -> io::Result<Vec<&'static Row>> {
@@ -146,12 +125,6 @@ impl Sample {
     }
 }
 
-/// Which server the load failed on.
-struct LoadFailure {
-    server: usize,
-    what: String,
-}
-
 impl Variant {
     pub(crate) fn values(&self, metric: Metric) -> Vec<f64> {
         (self.samples.iter())
@@ -165,25 +138,24 @@ pub(crate) struct Comparison<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) row: &'static Row,
     pub(crate) variants: Vec<Variant>,
-    pub(crate) server_cpu: Option<usize>,
-    pub(crate) load_cpu: Option<usize>,
+    pub(crate) cpus: Cpus,
     /// CPUs that other programs kept busy, one value per round.
     pub(crate) others: Vec<f64>,
 }
 
 impl<'a> Comparison<'a> {
     fn run(plan: &'a Plan, row: &'static Row) -> io::Result<Self> {
-        let (server_cpu, load_cpu) = match row.placement {
-            Placement::Free => (None, None),
-            Placement::Split => match process::allowed_cpus()?.as_slice() {
-                [server, load, ..] => (Some(*server), Some(*load)),
-                _ => return Err(io::Error::other("the server and the load need a CPU each")),
-            },
+        let cpus = match row.placement {
+            Placement::Free => Cpus { server: None, load: None },
+            Placement::Split => {
+                let [server, load] = process::two_cpus()?.map(Some);
+                Cpus { server, load }
+            }
         };
-        let variants = variants(plan, row)?;
-        let mut comparison = Self { plan, row, variants, server_cpu, load_cpu, others: Vec::new() };
-        let least = row.least_rounds.max(*plan.rounds.start()).min(*plan.rounds.end());
-        for round in 1..=*plan.rounds.end() {
+        let mut comparison = Self { plan, row, variants: variants(plan, row)?, cpus, others: Vec::new() };
+        let rounds = &plan.turns.rounds;
+        let least = row.least_rounds.max(*rounds.start()).min(*rounds.end());
+        for round in 1..=*rounds.end() {
             comparison.round(round)?;
             comparison.progress(round);
             if round >= least && comparison.is_resolved() {
@@ -195,10 +167,10 @@ impl<'a> Comparison<'a> {
 
     /// Every variant once, each on a new server.
     fn round(&mut self, round: usize) -> io::Result<()> {
-        let mut random = Random::new(self.plan.seed.wrapping_mul(1_000_003).wrapping_add(round as u64));
+        let mut random = self.plan.turns.random(round);
         let samples = match self.row.shape {
             Shape::Idle { connections } => self.round_idle(connections, &mut random)?,
-            Shape::Load(load) => self.round_loaded(load, &mut random)?,
+            Shape::Load(flags) => self.round_loaded(flags, &mut random)?,
         };
         for (variant, sample) in self.variants.iter_mut().zip(samples) {
             variant.samples.push(sample);
@@ -219,74 +191,17 @@ impl<'a> Comparison<'a> {
         Ok(in_order(samples))
     }
 
-    /// All servers at once, loaded in turns. On a shared machine the speed of a CPU changes by a
-    /// third from one second to the next; turns of a tenth of a second see the same machine.
-    fn round_loaded(&mut self, load: Load, random: &mut Random) -> io::Result<Vec<Sample>> {
-        let mut servers = Vec::new();
-        for index in shuffled(self.variants.len(), random) {
-            servers.push((index, Server::start(&self.variants[index].command, self.server_cpu)?));
-        }
-        let mut servers = in_order(servers);
-        let others = Others::begin(&servers)?;
-        // A thread of its own, so that only the load is pinned; this one starts the servers.
-        let loaded = thread::scope(|scope| {
-            let loading = scope.spawn(|| self.load(load, &servers, random));
-            loading.join().unwrap_or_else(|panic| resume_unwind(panic))
-        });
-        let reports = loaded.map_err(|failure| servers[failure.server].failure(&failure.what))?;
-        self.others.push(others.end(&servers)?);
-        for server in servers {
-            server.stop()?;
-        }
+    /// All servers at once, loaded in turns.
+    fn round_loaded(&mut self, flags: &str, random: &mut Random) -> io::Result<Vec<Sample>> {
+        let commands: Vec<&[OsString]> = self.variants.iter().map(|variant| &variant.command[..]).collect();
+        let (reports, others) = load::round(&commands, flags, self.cpus, &self.plan.turns, random)?;
+        self.others.push(others);
         Ok((reports.into_iter())
             .map(|report| {
                 let value = |metric: Metric| Some((metric, metric.of(&report)?));
                 Sample::new(self.metrics().filter_map(value).collect(), Some(report))
             })
             .collect())
-    }
-
-    fn load(&self, load: Load, servers: &[Server], random: &mut Random) -> Result<Vec<Report>, LoadFailure> {
-        let of = |server: usize| move |error: io::Error| LoadFailure { server, what: error.to_string() };
-        process::pin(self.load_cpu).map_err(of(0))?;
-        let mut generators = Vec::new();
-        for (index, server) in servers.iter().enumerate() {
-            let generator = Generator::connect(load, server.address, Some(server.pid()));
-            generators.push(generator.map_err(of(index))?);
-        }
-        let slice = self.plan.slice.min(self.plan.window);
-        let slices = self.plan.window.as_nanos().div_ceil(slice.as_nanos());
-        let warmup = Slice { settle: self.plan.warmup, measured: Duration::ZERO, seed: 0 };
-        let run = |index: usize, generator: &mut Generator, slice| {
-            generator.run(slice).map_err(of(index))?;
-            match generator.lost() {
-                0 => Ok(()),
-                lost => Err(LoadFailure { server: index, what: format!("left {lost} requests unanswered") }),
-            }
-        };
-        for (index, generator) in generators.iter_mut().enumerate() {
-            run(index, generator, warmup)?;
-            generator.forget().map_err(of(index))?;
-        }
-        for _ in 0..slices {
-            // The same arrivals for all.
-            let slice = Slice { settle: SETTLE, measured: slice, seed: random.next() };
-            for index in shuffled(servers.len(), random) {
-                run(index, &mut generators[index], slice)?;
-            }
-        }
-        let reports: Vec<Report> = generators.iter().map(Generator::report).collect();
-        for (server, report) in reports.iter().enumerate() {
-            let Errors { wrong_bytes, disconnects } = report.errors;
-            if wrong_bytes + disconnects > 0 || report.requests == 0 {
-                let requests = report.requests;
-                let what = format!(
-                    "answered {requests} requests, {wrong_bytes} more wrongly, and hung up {disconnects} times"
-                );
-                return Err(LoadFailure { server, what });
-            }
-        }
-        Ok(reports)
     }
 
     /// The metrics of the goals, then those beside them.
@@ -353,34 +268,6 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// What the machine does beside the comparison: a build next door spoils every figure.
-struct Others {
-    since: Instant,
-    run_ns: u64,
-}
-
-impl Others {
-    fn begin(servers: &[Server]) -> io::Result<Self> {
-        Ok(Self { since: Instant::now(), run_ns: Self::run_ns(servers)? })
-    }
-
-    /// CPUs kept busy since.
-    fn end(self, servers: &[Server]) -> io::Result<f64> {
-        let run_ns = Self::run_ns(servers)?.saturating_sub(self.run_ns);
-        Ok(run_ns as f64 / self.since.elapsed().as_nanos() as f64)
-    }
-
-    fn run_ns(servers: &[Server]) -> io::Result<u64> {
-        // Not the sum over threads: the one that put the load has ended by now.
-        let own = rustix::time::clock_gettime(ClockId::ProcessCPUTime);
-        let mut own_ns = own.tv_sec as u64 * 1_000_000_000 + own.tv_nsec as u64;
-        for server in servers {
-            own_ns += Account::of(server.pid())?.run_ns;
-        }
-        Ok(account::machine_run_ns().saturating_sub(own_ns))
-    }
-}
-
 /// Bare loops, each twice, then the daemon with `--assist` as it comes and off, then `--also`.
 fn variants(plan: &Plan, row: &Row) -> io::Result<Vec<Variant>> {
     let is_wanted = |name: &str| plan.variants.is_empty() || plan.variants.iter().any(|wanted| wanted == name);
@@ -393,10 +280,8 @@ fn variants(plan: &Plan, row: &Row) -> io::Result<Vec<Variant>> {
         }
         None
     };
-    let limit = std::env::current_exe()?;
     for threads in row.bare_threads {
-        let mut command: Vec<OsString> = vec![limit.clone().into(), "serve".into()];
-        command.extend(["--threads".into(), threads.to_string().into()]);
+        let command = bare_loop(*threads)?;
         let name = format!("bare-{threads}");
         if let Some(of) = add(name.clone(), Role::Baseline, &command) {
             add(format!("{name}-again"), Role::Again { of }, &command);
@@ -420,15 +305,10 @@ fn variants(plan: &Plan, row: &Row) -> io::Result<Vec<Variant>> {
     Ok(variants)
 }
 
-fn shuffled(count: usize, random: &mut Random) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..count).collect();
-    random.shuffle(&mut order);
-    order
-}
-
-fn in_order<T>(mut indexed: Vec<(usize, T)>) -> Vec<T> {
-    indexed.sort_by_key(|(index, _)| *index);
-    indexed.into_iter().map(|(_, item)| item).collect()
+/// The command of the bare loop.
+pub(crate) fn bare_loop(threads: usize) -> io::Result<Vec<OsString>> {
+    let limit = std::env::current_exe()?;
+    Ok(vec![limit.into(), "serve".into(), "--threads".into(), threads.to_string().into()])
 }
 
 /// The paired ratio: round by round, then its centre.

@@ -2,32 +2,48 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddrV4, TcpStream};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
+use maitred::net::process::{ProcessTree, resident_bytes};
 use rustix::net::sockopt;
 
-use crate::account;
-use crate::client::{CONNECT_TIMEOUT, connect};
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Resident bytes per connection of `count` idle ones.
 pub(crate) fn bytes_per_connection(address: SocketAddrV4, count: usize, pid: u32) -> io::Result<f64> {
-    account::wait_until_quiet(pid)?;
-    let before = account::resident_bytes(pid)?;
+    wait_until_quiet(pid)?;
+    let before = resident_bytes(pid)?;
     let idle = hold(address, count)?;
-    account::wait_until_quiet(pid)?;
-    let after = account::resident_bytes(pid)?;
+    wait_until_quiet(pid)?;
+    let after = resident_bytes(pid)?;
     drop(idle);
     Ok((after as f64 - before as f64) / count as f64)
+}
+
+/// Waits until the process uses less than 1% of a CPU, at most five seconds.
+fn wait_until_quiet(pid: u32) -> io::Result<()> {
+    const STEP: Duration = Duration::from_millis(250);
+    let deadline = Instant::now() + TIMEOUT;
+    let mut server = ProcessTree::watch(pid)?;
+    while Instant::now() < deadline {
+        let before = server.reading();
+        sleep(STEP);
+        if u128::from(server.used_since(&before).cpu_ns) < STEP.as_nanos() / 100 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Opens `count` connections, lets each echo one message, and hands them over idle.
 fn hold(address: SocketAddrV4, count: usize) -> io::Result<Vec<TcpStream>> {
     let mut idle = Vec::with_capacity(count);
     for _ in 0..count {
-        let stream = connect(address)?;
+        let stream = TcpStream::connect_timeout(&address.into(), TIMEOUT)?;
         // Reset instead of FIN: thousands of ports in TIME_WAIT would starve the next variant.
         sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
-        stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         idle.push(stream);
     }
     for mut stream in &idle {

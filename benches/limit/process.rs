@@ -14,12 +14,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use maitred::net::os;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{
-    Pid, Resource, Rlimit, Signal, getppid, getrlimit, kill_process, set_parent_process_death_signal, setrlimit,
-};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -173,25 +171,17 @@ pub(crate) fn become_program(parent: i32, cpu: Option<usize>, command: &[OsStrin
 
 /// Moves this thread, and those it will start, to one CPU.
 pub(crate) fn pin(cpu: Option<usize>) -> io::Result<()> {
-    let Some(cpu) = cpu else {
-        return Ok(());
-    };
-    let mut set = CpuSet::new();
-    if cpu < CpuSet::MAX_CPU {
-        set.set(cpu);
+    match cpu {
+        Some(cpu) if os::processors().contains(&cpu) => os::pin_to(cpu),
+        Some(cpu) => Err(io::Error::other(format!("cannot run on CPU {cpu}"))),
+        None => Ok(()),
     }
-    sched_setaffinity(None, &set)
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot run on CPU {cpu}: {error}")))
 }
 
-/// The CPUs this process may use.
-pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
-    let set = sched_getaffinity(None)?;
-    Ok((0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
-}
-
-/// The soft limit of descriptors is meant for programs that use `select`.
-pub(crate) fn raise_descriptor_limit() -> io::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
+/// Two CPUs that this process may use.
+pub(crate) fn two_cpus() -> io::Result<[usize; 2]> {
+    match os::processors().as_slice() {
+        [first, second, ..] => Ok([*first, *second]),
+        _ => Err(io::Error::other("the server and the load need a CPU each")),
+    }
 }

@@ -13,10 +13,10 @@ impl Comparison<'_> {
         println!("{}: {}", self.row.name, self.row.summary());
         println!(
             "  {}; {} rounds of {:?} in slices of {:?}; headline {}{}",
-            self.placement(),
+            self.cpus.show(),
             self.rounds(),
-            self.plan.window,
-            self.plan.slice,
+            self.plan.turns.window,
+            self.plan.turns.slice,
             self.row.headline.name(),
             if self.is_resolved() { "" } else { ", NOT resolved to 3%" },
         );
@@ -82,15 +82,11 @@ impl Comparison<'_> {
     }
 
     pub(crate) fn to_json(&self) -> Value {
-        let estimate = |estimate: Estimate| {
-            let (low, high) = estimate.interval.unzip();
-            json!({ "center": estimate.center, "low": low, "high": high })
-        };
         let metrics: Vec<Value> = (self.metrics())
             .flat_map(|metric| self.variants.iter().map(move |variant| (metric, variant)))
             .map(|(metric, variant)| {
                 let ratios: Vec<Value> = (self.ratios(variant, metric).into_iter())
-                    .map(|(to, ratio)| json!({ "to": to.name, "ratio": ratio.map(estimate) }))
+                    .map(|(to, ratio)| json!({ "to": to.name, "ratio": ratio.map(estimate_to_json) }))
                     .collect();
                 json!({
                     "metric": metric.name(),
@@ -112,21 +108,14 @@ impl Comparison<'_> {
         json!({
             "row": self.row.name,
             "load": self.row.summary(),
-            "placement": self.placement(),
+            "placement": self.cpus.show(),
             "rounds": self.rounds(),
             "other_programs_cpus": self.others,
-            "window_s": self.plan.window.as_secs_f64(),
+            "window_s": self.plan.turns.window.as_secs_f64(),
             "resolved": self.is_resolved(),
             "metrics": metrics,
             "runs": runs,
         })
-    }
-
-    fn placement(&self) -> String {
-        match (self.server_cpu, self.load_cpu) {
-            (Some(server), Some(load)) => format!("server on CPU {server}, load on CPU {load}"),
-            _ => "nobody pinned".into(),
-        }
     }
 
     fn verdict(&self, variant: &Variant, metric: Metric) -> Option<Verdict> {
@@ -185,6 +174,11 @@ fn show_goal(goal: Goal) -> String {
     }
 }
 
+pub(crate) fn estimate_to_json(estimate: Estimate) -> Value {
+    let (low, high) = estimate.interval.unzip();
+    json!({ "center": estimate.center, "low": low, "high": high })
+}
+
 pub(crate) fn show_ratio(ratio: Estimate) -> String {
     match ratio.interval {
         Some((low, high)) => format!("{:.3} [{low:.3}, {high:.3}]", ratio.center),
@@ -193,7 +187,7 @@ pub(crate) fn show_ratio(ratio: Estimate) -> String {
 }
 
 /// Three decimals for small numbers, thousands apart for large ones.
-fn show_value(value: f64) -> String {
+pub(crate) fn show_value(value: f64) -> String {
     if value.abs() < 10.0 {
         return format!("{value:.3}");
     }

@@ -1,6 +1,10 @@
 //! The rows: which load, who runs where, which baseline, and what must be reached.
 
-use crate::client::{Arrivals, Load, Report};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use maitred::load::plan::{Arrivals, Plan};
+
+use crate::load::{self, Report};
 
 /// One load, measured on every variant.
 pub(crate) struct Row {
@@ -23,16 +27,11 @@ pub(crate) struct Row {
 }
 
 pub(crate) enum Shape {
-    Load(Load),
-    Idle { connections: usize },
-}
-
-const fn closed(connections: usize, size_bytes: usize, depth: usize) -> Shape {
-    Shape::Load(Load { connections, size_bytes, arrivals: Arrivals::Closed { depth } })
-}
-
-const fn open(connections: usize, size_bytes: usize, rate_per_s: f64) -> Shape {
-    Shape::Load(Load { connections, size_bytes, arrivals: Arrivals::Open { rate_per_s } })
+    /// The flags of `maitred load`.
+    Load(&'static str),
+    Idle {
+        connections: usize,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -71,7 +70,7 @@ use Metric::{CpuPerKib, CpuPerRequest, IdleBytes, P50, P90, P99, P99_9, RunDelay
 pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "one-core",
-        shape: closed(64, 64, 1),
+        shape: Shape::Load("--connections 64"),
         placement: Placement::Split,
         workers: 1,
         maitred_args: &[],
@@ -83,7 +82,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         name: "one-core-depth16",
-        shape: closed(64, 64, 16),
+        shape: Shape::Load("--connections 64 --depth 16"),
         placement: Placement::Split,
         workers: 1,
         maitred_args: &[],
@@ -95,7 +94,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         name: "many",
-        shape: closed(256, 64, 1),
+        shape: Shape::Load("--connections 256"),
         placement: Placement::Free,
         workers: 2,
         maitred_args: &[],
@@ -107,7 +106,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         name: "open-88k",
-        shape: open(64, 64, 88_000.0),
+        shape: Shape::Load("--connections 64 --rate 88000"),
         placement: Placement::Free,
         workers: 2,
         maitred_args: &[],
@@ -124,7 +123,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         name: "open-40k",
-        shape: open(64, 64, 40_000.0),
+        shape: Shape::Load("--connections 64 --rate 40000"),
         placement: Placement::Free,
         workers: 2,
         maitred_args: &[],
@@ -136,7 +135,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         name: "one-connection",
-        shape: closed(1, 64, 1),
+        shape: Shape::Load("--connections 1"),
         placement: Placement::Free,
         workers: 2,
         maitred_args: &[],
@@ -148,7 +147,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         name: "bulk",
-        shape: closed(8, 64 << 10, 1),
+        shape: Shape::Load("--connections 8 --size 64KiB"),
         placement: Placement::Split,
         workers: 1,
         maitred_args: &["--ring", "64KiB"],
@@ -175,22 +174,20 @@ pub(crate) const ROWS: &[Row] = &[
 impl Row {
     pub(crate) fn summary(&self) -> String {
         let load = match self.shape {
-            Shape::Load(Load { connections, size_bytes, arrivals }) => match arrivals {
-                Arrivals::Closed { depth } => {
-                    format!("{connections} connections x {size_bytes} B, {depth} in flight on each")
-                }
-                Arrivals::Open { rate_per_s } => {
-                    format!("{connections} connections x {size_bytes} B, Poisson {rate_per_s}/s")
-                }
-            },
+            Shape::Load(flags) => load::show(&plan(flags)),
             Shape::Idle { connections } => format!("{connections} idle connections"),
         };
         format!("{load}; workers: {}", self.workers)
     }
 
     pub(crate) fn is_open_loop(&self) -> bool {
-        matches!(self.shape, Shape::Load(Load { arrivals: Arrivals::Open { .. }, .. }))
+        matches!(self.shape, Shape::Load(flags) if plan(flags).arrivals != Arrivals::Closed)
     }
+}
+
+/// For what does not depend on the server.
+pub(crate) fn plan(flags: &str) -> Plan {
+    load::plan(flags, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1))
 }
 
 impl Metric {
@@ -210,19 +207,17 @@ impl Metric {
     }
 
     pub(crate) fn of(self, report: &Report) -> Option<f64> {
-        let server = report.server.as_ref();
+        let (latency, server) = (&report.latency_ns, &report.server);
         match self {
-            CpuPerRequest => server.map(|server| server.cpu_ns_per_request),
-            CpuPerKib => server.map(|server| server.cpu_ns_per_kib),
+            CpuPerRequest => Some(server.cpu_ns_per_request),
+            CpuPerKib => Some(server.cpu_ns_per_kib),
             Throughput => Some(report.requests_per_s),
-            P50 => Some(report.latency_ns.p50 as f64),
-            P90 => Some(report.latency_ns.p90 as f64),
-            P99 => Some(report.latency_ns.p99 as f64),
-            P99_9 => Some(report.latency_ns.p99_9 as f64),
-            Switches => {
-                server.map(|server| server.voluntary_switches_per_request + server.involuntary_switches_per_request)
-            }
-            RunDelay => server.map(|server| server.run_delay_ns_per_request),
+            P50 => Some(latency.p50 as f64),
+            P90 => Some(latency.p90 as f64),
+            P99 => Some(latency.p99 as f64),
+            P99_9 => Some(latency.p99_9 as f64),
+            Switches => Some(server.voluntary_switches_per_request? + server.involuntary_switches_per_request?),
+            RunDelay => server.run_delay_ns_per_request,
             IdleBytes => None,
         }
     }

@@ -8,7 +8,7 @@
 //! Nothing here reads a clock. Read next: `client.rs`, which asks before each wait.
 
 /// At most one part in so many of the time is spent waiting awake.
-const SHARE: u64 = 10;
+const SHARE: u64 = 20;
 
 /// A send that is no later than this is on time: less would cost more processor than it is worth.
 const ON_TIME_NS: u64 = 30_000;

@@ -1,11 +1,10 @@
 //! [`Generator`]: one thread's share of a load: its connections, one poller, and the loop that sends on time.
 //!
 //! The loop waits for replies until the next arrival is due, takes up what is due, and looks again between any two
-//! replies, so that a long batch of them holds no arrival up. A connection that fails is counted, with the requests that were in flight on it, and is opened again after a pause, so
-//! that the load goes on.
+//! replies, so that a long batch of them holds no arrival up. What happens when something goes wrong is in `trouble.rs`.
 //!
 //! Invariants: *same-trace*: what is sent when, and on which connection, depends on the plan alone; *bounded-end*: a run
-//! returns by the end of its grace. Read next: `mod.rs`, which runs several.
+//! returns by the end of its grace. Read next: `trouble.rs`; then `mod.rs`, which runs several.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -30,10 +29,6 @@ use crate::net::{os, process};
 
 /// Few enough that arrivals are looked at often, enough to amortise the wait.
 pub(super) const EVENTS: usize = 256;
-
-/// A failed connection is opened again after this, and after twice as long each time it fails again.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often the loop looks whether it is to stop.
 const ATTENTION: Duration = Duration::from_millis(50);
@@ -68,27 +63,27 @@ pub enum Moment {
 
 /// One thread's share of a load. Keeps its connections from run to run.
 pub struct Generator {
-    plan: Plan,
+    pub(super) plan: Plan,
     /// Which share: connections `share`, `share + shares`, and so on.
     share: usize,
     shares: usize,
     pub(super) connections: Vec<Connection>,
     pub(super) wire: Wire,
     pub(super) recorder: Recorder,
-    room: Option<Room>,
+    pub(super) room: Option<Room>,
     /// Times at which to look at a connection again; one that is early or late does no harm.
-    timers: BinaryHeap<Reverse<(u64, usize)>>,
+    pub(super) timers: BinaryHeap<Reverse<(u64, usize)>>,
     /// Connections with something to do that no event will tell.
-    again: VecDeque<usize>,
+    pub(super) again: VecDeque<usize>,
     /// Events that were told while the connections were made.
     pub(super) unread: Vec<Ready>,
     alertness: Alertness,
     /// Given up after this, if it is neither answered nor known to be lost.
-    deadline: Option<Duration>,
+    pub(super) deadline: Option<Duration>,
     /// Requests waiting or in flight.
-    open_requests: usize,
+    pub(super) open_requests: usize,
     /// Set while a closed loop sends a new request for every reply.
-    is_replacing: bool,
+    pub(super) is_replacing: bool,
 }
 
 impl Generator {
@@ -155,7 +150,7 @@ impl Generator {
             self.handle_ready(ready);
         }
         loop {
-            let now_ns = monotonic_ns();
+            let mut now_ns = monotonic_ns();
             if stage == Stage::Before && now_ns >= span.start_ns {
                 stage = Stage::WarmingUp;
                 self.is_replacing = matches!(self.plan.arrivals, Arrivals::Closed);
@@ -169,6 +164,8 @@ impl Generator {
                 }
                 self.recorder.take_count();
                 self.recorder.begin(self.mark());
+                // Whoever listens may have taken its time.
+                now_ns = monotonic_ns();
             }
             let stopped = stop.load(Ordering::Relaxed);
             if stage == Stage::Measuring {
@@ -250,7 +247,7 @@ impl Generator {
 
     /// One more request on a connection.
     #[inline]
-    fn ask(&mut self, index: usize, intended_ns: u64) {
+    pub(super) fn ask(&mut self, index: usize, intended_ns: u64) {
         self.connections[index].flight.ask(intended_ns);
         self.open_requests += 1;
     }
@@ -271,7 +268,7 @@ impl Generator {
     }
 
     #[inline]
-    fn handle_ready(&mut self, ready: Ready) {
+    pub(super) fn handle_ready(&mut self, ready: Ready) {
         let index = ready.key as u32 as usize;
         let Some(connection) = self.connections.get_mut(index).filter(|found| found.is_current(ready.key)) else {
             return;
@@ -309,7 +306,7 @@ impl Generator {
 
     /// Writes what the connection may write, opens it if it is closed, closes it if it is used up.
     #[inline]
-    fn pump(&mut self, index: usize, now_ns: u64) {
+    pub(super) fn pump(&mut self, index: usize, now_ns: u64) {
         let connection = &mut self.connections[index];
         if connection.state == State::Closed && connection.flight.waiting() > 0 {
             self.open(index, now_ns);
@@ -417,111 +414,12 @@ impl Generator {
         }
     }
 
-    fn open(&mut self, index: usize, now_ns: u64) {
+    pub(super) fn open(&mut self, index: usize, now_ns: u64) {
         match self.connections[index].open(&mut self.wire, index, now_ns) {
             Ok(()) if self.wire.datagrams => self.pump(index, now_ns),
             Ok(()) => self.timers.push(Reverse((now_ns + nanoseconds(CONNECT_TIMEOUT), index))),
             Err(_) => self.fail(index, ErrorKind::Connect, now_ns),
         }
-    }
-
-    /// The connection has failed: counts that, and what it leaves unanswered, and has it opened again.
-    #[cold]
-    fn fail(&mut self, index: usize, kind: ErrorKind, now_ns: u64) {
-        self.recorder.error(kind, 1);
-        let connection = &mut self.connections[index];
-        let pause = (FIRST_PAUSE * 2_u32.saturating_pow(connection.failures)).min(LONGEST_PAUSE);
-        connection.failures = (connection.failures + 1).min(10);
-        let until_ns = now_ns + nanoseconds(pause);
-        // Who comes back to a room has missed something, and nobody could say what.
-        let state = if self.room.is_some() { State::Gone } else { State::Down { until_ns } };
-        let lost = connection.close(state);
-        self.open_requests -= lost;
-        self.recorder.error(ErrorKind::Unanswered, lost as u64);
-        if let Some(room) = &mut self.room {
-            for (sender, number) in room.leave(index) {
-                if let Found::Sent(_) = self.connections[sender].flight.complete(number) {
-                    self.open_requests -= 1;
-                    self.replace(sender, now_ns);
-                }
-            }
-            return;
-        }
-        for _ in 0..lost {
-            self.replace(index, now_ns);
-        }
-        self.timers.push(Reverse((until_ns, index)));
-    }
-
-    /// Nobody listens where its datagrams go: counts that, and lets them rest a little.
-    #[cold]
-    fn refuse(&mut self, index: usize, now_ns: u64) {
-        let refused = std::mem::take(&mut self.wire.refused);
-        self.recorder.error(ErrorKind::Refused, refused as u64);
-        let connection = &mut self.connections[index];
-        // It is not said which; one is as good as the other.
-        let given_up = connection.flight.give_up(refused).len();
-        connection.state = State::Blocked;
-        self.open_requests -= given_up;
-        for _ in 0..given_up {
-            self.replace(index, now_ns);
-        }
-        self.timers.push(Reverse((now_ns + nanoseconds(FIRST_PAUSE), index)));
-    }
-
-    /// A closed loop goes on behind a request that had no reply.
-    fn replace(&mut self, index: usize, now_ns: u64) {
-        if self.is_replacing {
-            self.ask(index, now_ns);
-            self.again.push_back(index);
-        }
-    }
-
-    fn look_at_timers(&mut self, now_ns: u64) {
-        while let Some(&Reverse((due_ns, index))) = self.timers.peek()
-            && due_ns <= now_ns
-        {
-            self.timers.pop();
-            let connection = &mut self.connections[index];
-            match connection.state {
-                State::Down { until_ns } if until_ns <= now_ns => {
-                    connection.state = State::Closed;
-                    // With a quota the next request opens it.
-                    if self.plan.requests_per_connection.is_none() || connection.flight.waiting() > 0 {
-                        self.open(index, now_ns);
-                    }
-                }
-                State::Connecting { since_ns } if since_ns + nanoseconds(CONNECT_TIMEOUT) <= now_ns => {
-                    self.fail(index, ErrorKind::Connect, now_ns);
-                }
-                _ => self.expire(index, now_ns),
-            }
-        }
-    }
-
-    /// Gives up the requests of a connection that are past their deadline.
-    fn expire(&mut self, index: usize, now_ns: u64) {
-        let Some(deadline) = self.deadline else { return };
-        let connection = &mut self.connections[index];
-        let expired = connection.flight.expire((now_ns + 1).saturating_sub(nanoseconds(deadline)));
-        connection.has_deadline = false;
-        self.open_requests -= expired.len();
-        for number in &expired {
-            let (kind, count) = match &mut self.room {
-                Some(room) => (ErrorKind::Missing, room.give_up(index, *number)),
-                None => (ErrorKind::Lost, 1),
-            };
-            self.recorder.error(kind, count);
-        }
-        for _ in &expired {
-            self.replace(index, now_ns);
-        }
-        // It may only have rested; if its socket is full, the next write says so.
-        if self.connections[index].state == State::Blocked {
-            self.connections[index].state = State::Open;
-        }
-        // Sets the timer for the next oldest.
-        self.pump(index, now_ns);
     }
 
     /// Waits for events until the next arrival is due, a boundary is reached or a timer runs out.
@@ -552,48 +450,6 @@ impl Generator {
             received_bytes: self.wire.received_bytes,
             used: ThreadUse { cpu_ns, run_delay_ns },
         }
-    }
-
-    /// What was not sent is not any more. Of a run that was stopped nobody can say what would have been.
-    fn abandon_unsent(&mut self, arrivals: impl Iterator<Item = Arrival>, start_ns: u64, was_stopped: bool) {
-        let never_taken_up = arrivals.map(|arrival| start_ns + arrival.at_ns);
-        let never_sent = self.connections.iter_mut().flat_map(|connection| connection.flight.abandon());
-        // A closed loop counts what it sends.
-        let counts = !was_stopped && !matches!(self.plan.arrivals, Arrivals::Closed);
-        never_taken_up.chain(never_sent).filter(|_| counts).for_each(|intended_ns| self.recorder.unsent(intended_ns));
-        self.again.clear();
-    }
-
-    /// Replies that had come when the time was over.
-    fn look_once_more(&mut self, batch: &mut Batch) {
-        for _ in 0..self.connections.len().div_ceil(EVENTS) {
-            wait(&self.wire.poller, batch, Duration::ZERO);
-            batch.iter().for_each(|ready| self.handle_ready(ready));
-        }
-    }
-
-    /// What was not answered is not any more.
-    fn abandon_unanswered(&mut self, was_stopped: bool) {
-        for (index, connection) in self.connections.iter_mut().enumerate() {
-            if connection.flight.in_flight() == 0 {
-                continue;
-            }
-            // Its replies may still come, and would answer nothing that the next run asks.
-            let numbers = connection.flight.expire(u64::MAX);
-            if !was_stopped {
-                let missing: u64 = match &mut self.room {
-                    Some(room) => numbers.iter().map(|number| room.give_up(index, *number)).sum(),
-                    None => 0,
-                };
-                self.recorder.error(ErrorKind::Missing, missing);
-                self.recorder.error(ErrorKind::Unanswered, numbers.len() as u64);
-            }
-            if self.room.is_none() {
-                connection.close(State::Closed);
-            }
-        }
-        self.open_requests = 0;
-        self.again.clear();
     }
 
     /// Opens what a run before has left closed.

@@ -13,9 +13,9 @@
 //! reply is checked byte by byte. Why most load generators mislead is the chapter `design/measuring.md`.
 //!
 //! The modules, in reading order: `target.rs`, `demand.rs` and `plan.rs` (what is asked), `schedule.rs` (when),
-//! `pattern.rs` (what), `flight.rs` and `recorder.rs` (requests and their times; pure), `connection.rs`, `connect.rs` and
-//! `client.rs` (sockets and the loop), `room.rs` (chat), `report.rs` and `table.rs` (what came of it), `search.rs`
-//! (how much it can bear).
+//! `pattern.rs` (what), `flight.rs` and `recorder.rs` (requests and their times; pure), `connection.rs`, `connect.rs`,
+//! `client.rs` and `trouble.rs` (sockets, the loop, and what may go wrong), `alertness.rs` (being on time), `room.rs`
+//! (chat), `report.rs` and `table.rs` (what came of it), `search.rs` (how much a server can bear).
 
 mod alertness;
 pub mod client;
@@ -32,6 +32,7 @@ pub mod schedule;
 pub mod search;
 pub mod table;
 pub mod target;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::fs::File;

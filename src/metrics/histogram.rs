@@ -40,9 +40,12 @@ impl Histogram {
         self.0.saturating_record(ns);
     }
 
-    /// Counts `count` samples of the same length.
+    /// Counts `count` samples of the same length; none leave no trace.
     pub fn record_n(&mut self, ns: u64, count: u64) {
-        self.0.saturating_record_n(ns, count);
+        // The library would take the length for a maximum all the same.
+        if count > 0 {
+            self.0.saturating_record_n(ns, count);
+        }
     }
 
     /// How many samples there are.
@@ -343,6 +346,13 @@ mod tests {
                 "#[Buckets =           26, SubBuckets     =         2048]".to_owned(),
             ]
         );
+    }
+
+    #[test]
+    fn no_samples_leave_no_trace() {
+        let mut histogram = Histogram::new();
+        histogram.record_n(1_000, 0);
+        assert_eq!((histogram.len(), histogram.max()), (0, 0));
     }
 
     #[test]

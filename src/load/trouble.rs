@@ -1,0 +1,165 @@
+//! What a generator does when something goes wrong: a connection that fails, datagrams that are refused or lost, and what
+//! is left when the time is over.
+//!
+//! A connection that fails is counted, with the requests that were in flight on it, and is opened again after a pause, so
+//! that the load goes on; a member of a room is not, since who comes back has missed something. Nothing that happens to a
+//! connection ends a run. Read next: `report.rs`, where it all arrives.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use crate::load::client::{EVENTS, Generator, nanoseconds, wait};
+use crate::load::connect::CONNECT_TIMEOUT;
+use crate::load::connection::State;
+use crate::load::flight::Found;
+use crate::load::plan::Arrivals;
+use crate::load::recorder::ErrorKind;
+use crate::load::schedule::Arrival;
+use crate::net::poller::Batch;
+
+/// A failed connection is opened again after this, and after twice as long each time it fails again.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+impl Generator {
+    /// The connection has failed: counts that, and what it leaves unanswered, and has it opened again.
+    #[cold]
+    pub(super) fn fail(&mut self, index: usize, kind: ErrorKind, now_ns: u64) {
+        self.recorder.error(kind, 1);
+        let connection = &mut self.connections[index];
+        let pause = (FIRST_PAUSE * 2_u32.saturating_pow(connection.failures)).min(LONGEST_PAUSE);
+        connection.failures = (connection.failures + 1).min(10);
+        let until_ns = now_ns + nanoseconds(pause);
+        // Who comes back to a room has missed something, and nobody could say what.
+        let state = if self.room.is_some() { State::Gone } else { State::Down { until_ns } };
+        let lost = connection.close(state);
+        self.open_requests -= lost;
+        self.recorder.error(ErrorKind::Unanswered, lost as u64);
+        if let Some(room) = &mut self.room {
+            for (sender, number) in room.leave(index) {
+                if let Found::Sent(_) = self.connections[sender].flight.complete(number) {
+                    self.open_requests -= 1;
+                    self.replace(sender, now_ns);
+                }
+            }
+            return;
+        }
+        for _ in 0..lost {
+            self.replace(index, now_ns);
+        }
+        self.timers.push(Reverse((until_ns, index)));
+    }
+
+    /// Nobody listens where its datagrams go: counts that, and lets them rest a little.
+    #[cold]
+    pub(super) fn refuse(&mut self, index: usize, now_ns: u64) {
+        let refused = std::mem::take(&mut self.wire.refused);
+        self.recorder.error(ErrorKind::Refused, refused as u64);
+        let connection = &mut self.connections[index];
+        // It is not said which; one is as good as the other.
+        let given_up = connection.flight.give_up(refused).len();
+        connection.state = State::Blocked;
+        self.open_requests -= given_up;
+        for _ in 0..given_up {
+            self.replace(index, now_ns);
+        }
+        self.timers.push(Reverse((now_ns + nanoseconds(FIRST_PAUSE), index)));
+    }
+
+    /// A closed loop goes on behind a request that had no reply.
+    fn replace(&mut self, index: usize, now_ns: u64) {
+        if self.is_replacing {
+            self.ask(index, now_ns);
+            self.again.push_back(index);
+        }
+    }
+
+    pub(super) fn look_at_timers(&mut self, now_ns: u64) {
+        while let Some(&Reverse((due_ns, index))) = self.timers.peek()
+            && due_ns <= now_ns
+        {
+            self.timers.pop();
+            let connection = &mut self.connections[index];
+            match connection.state {
+                State::Down { until_ns } if until_ns <= now_ns => {
+                    connection.state = State::Closed;
+                    // With a quota the next request opens it.
+                    if self.plan.requests_per_connection.is_none() || connection.flight.waiting() > 0 {
+                        self.open(index, now_ns);
+                    }
+                }
+                State::Connecting { since_ns } if since_ns + nanoseconds(CONNECT_TIMEOUT) <= now_ns => {
+                    self.fail(index, ErrorKind::Connect, now_ns);
+                }
+                _ => self.expire(index, now_ns),
+            }
+        }
+    }
+
+    /// Gives up the requests of a connection that are past their deadline.
+    fn expire(&mut self, index: usize, now_ns: u64) {
+        let Some(deadline) = self.deadline else { return };
+        let connection = &mut self.connections[index];
+        let expired = connection.flight.expire((now_ns + 1).saturating_sub(nanoseconds(deadline)));
+        connection.has_deadline = false;
+        self.open_requests -= expired.len();
+        for number in &expired {
+            let (kind, count) = match &mut self.room {
+                Some(room) => (ErrorKind::Missing, room.give_up(index, *number)),
+                None => (ErrorKind::Lost, 1),
+            };
+            self.recorder.error(kind, count);
+        }
+        for _ in &expired {
+            self.replace(index, now_ns);
+        }
+        // It may only have rested; if its socket is full, the next write says so.
+        if self.connections[index].state == State::Blocked {
+            self.connections[index].state = State::Open;
+        }
+        // Sets the timer for the next oldest.
+        self.pump(index, now_ns);
+    }
+
+    /// What was not sent is not any more. Of a run that was stopped nobody can say what would have been.
+    pub(super) fn abandon_unsent(&mut self, arrivals: impl Iterator<Item = Arrival>, start_ns: u64, was_stopped: bool) {
+        let never_taken_up = arrivals.map(|arrival| start_ns + arrival.at_ns);
+        let never_sent = self.connections.iter_mut().flat_map(|connection| connection.flight.abandon());
+        // A closed loop counts what it sends.
+        let counts = !was_stopped && !matches!(self.plan.arrivals, Arrivals::Closed);
+        never_taken_up.chain(never_sent).filter(|_| counts).for_each(|intended_ns| self.recorder.unsent(intended_ns));
+        self.again.clear();
+    }
+
+    /// Replies that had come when the time was over.
+    pub(super) fn look_once_more(&mut self, batch: &mut Batch) {
+        for _ in 0..self.connections.len().div_ceil(EVENTS) {
+            wait(&self.wire.poller, batch, Duration::ZERO);
+            batch.iter().for_each(|ready| self.handle_ready(ready));
+        }
+    }
+
+    /// What was not answered is not any more.
+    pub(super) fn abandon_unanswered(&mut self, was_stopped: bool) {
+        for (index, connection) in self.connections.iter_mut().enumerate() {
+            if connection.flight.in_flight() == 0 {
+                continue;
+            }
+            // Its replies may still come, and would answer nothing that the next run asks.
+            let numbers = connection.flight.expire(u64::MAX);
+            if !was_stopped {
+                let missing: u64 = match &mut self.room {
+                    Some(room) => numbers.iter().map(|number| room.give_up(index, *number)).sum(),
+                    None => 0,
+                };
+                self.recorder.error(ErrorKind::Missing, missing);
+                self.recorder.error(ErrorKind::Unanswered, numbers.len() as u64);
+            }
+            if self.room.is_none() {
+                connection.close(State::Closed);
+            }
+        }
+        self.open_requests = 0;
+        self.again.clear();
+    }
+}
