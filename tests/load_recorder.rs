@@ -109,10 +109,36 @@ fn what_was_due_inside_the_window_counts_whenever_its_reply_comes() {
         let Found::Sent(sent) = flight.complete(number as u64) else { panic!("{number} is in flight") };
         recorder.answered(sent, answer_ns);
     }
-    let counted = recorder.take_count().expect("it was asked for");
+    let counted = recorder.take_count(200).expect("it was asked for");
     let tally = recorder.tally();
     assert_eq!((tally.latency.len(), tally.latency.min(), tally.latency.max()), (2, 50, 301));
     assert_eq!(tally.service_latency.max(), 300);
     // Replies are counted when they come, for the rate; and an interval shows all that came.
-    assert_eq!((tally.replies, tally.window_ns, counted.latency.len()), (2, 100, 4));
+    assert_eq!((tally.replies, tally.window_ns, counted.latency.len(), counted.until_ns), (2, 100, 4, 100));
+}
+
+#[test]
+fn the_stages_of_a_request_add_up_to_its_latency_if_both_ends_have_one_clock() {
+    // Intended, sent; ready, taken, done by the server; received.
+    let staged = |stamps: [u64; 3]| {
+        let mut recorder = Recorder::default();
+        recorder.set_window(0..WINDOW_NS, false);
+        let mut flight = Flight::default();
+        flight.ask(1_000);
+        flight.begin(1, 1_100);
+        let Found::Sent(sent) = flight.complete(0) else { panic!("it is in flight") };
+        recorder.answered(sent, 2_000);
+        recorder.staged(sent, stamps, 2_000);
+        let tally = recorder.tally().clone();
+        assert_eq!(tally.latency.max(), 1_000);
+        tally.stages.all().map(|stage| (!stage.is_empty()).then(|| stage.max()))
+    };
+    const UNKNOWN: u64 = u64::MAX;
+    assert_eq!(staged([1_300, 1_600, 1_950]), [Some(100), Some(200), Some(300), Some(350), Some(50)]);
+    // What a server cannot know is left out, with the stages at both its sides.
+    assert_eq!(staged([1_300, UNKNOWN, UNKNOWN]), [Some(100), Some(200), None, None, None]);
+    assert_eq!(staged([UNKNOWN; 3]), [Some(100), None, None, None, None]);
+    // Another host's clock, ahead of ours or behind it, says how long it waited and worked, and no more.
+    assert_eq!(staged([90_300, 90_600, 90_950]), [Some(100), None, Some(300), Some(350), None]);
+    assert_eq!(staged([300, 600, 950]), [Some(100), None, Some(300), Some(350), None]);
 }

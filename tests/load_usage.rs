@@ -198,7 +198,7 @@ fn wrong_usage_exits_with_2_and_says_so_in_one_line() {
         ("udp://a:1 --lost-after 0", &format!("--lost-after: 0 is too small; {}", durations("from 1ms to 86400s"))),
         (
             "tcp://a:1 --lost-after 1s",
-            "--lost-after: has no meaning for tcp, which loses nothing; expected a udp target",
+            "--lost-after: has no meaning for tcp, which loses nothing; expected a udp target, or chat",
         ),
         (
             "discard=udp://a:1 --lost-after 1s",

@@ -189,7 +189,8 @@ struct Load {
 impl Load {
     fn connect(flags: &str, server: &Server) -> io::Result<Self> {
         let plan = plan(flags, server.address);
-        let generator = Generator::connect(&plan, server.address.into(), 0, 1).map_err(io::Error::other)?;
+        let generator = Generator::connect(&plan, server.address.into(), (0, 1), &AtomicBool::new(false))
+            .map_err(io::Error::other)?;
         Ok(Self { plan, generator, server: ProcessTree::watch(server.pid())?, used: Vec::new() })
     }
 

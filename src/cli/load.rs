@@ -107,7 +107,8 @@ pub struct LoadArgs {
 
     /// Wait for a datagram
     #[arg(long, value_name = "DURATION", help_heading = TIME,
-        help = with_default("udp: a datagram without a reply after this time is lost", &show_duration(plan::LOST_AFTER)))]
+        help = with_default("udp: a datagram without a reply after this time is lost; chat: so is a message that somebody \
+            has not got", &format!("{}; chat: {}", show_duration(plan::LOST_AFTER), show_duration(plan::MISSED_AFTER))))]
     pub lost_after: Option<String>,
 
     /// Threads of the generator

@@ -17,7 +17,7 @@ use crate::clock::monotonic_ns;
 use crate::error::Error;
 use crate::load::alertness::Alertness;
 use crate::load::connect::CONNECT_TIMEOUT;
-use crate::load::connection::{Connection, Detail, Reply, State, Wire};
+use crate::load::connection::{Connection, Detail, Received, Reply, State, Wire};
 use crate::load::flight::Found;
 use crate::load::pattern::Who;
 use crate::load::plan::{Arrivals, Plan, Service};
@@ -30,8 +30,11 @@ use crate::net::{os, process};
 /// Few enough that arrivals are looked at often, enough to amortise the wait.
 pub(super) const EVENTS: usize = 256;
 
+/// Arrivals that are taken up in a row: some tens of microseconds.
+const ARRIVALS: usize = 32;
+
 /// How often the loop looks whether it is to stop.
-const ATTENTION: Duration = Duration::from_millis(50);
+pub(super) const ATTENTION: Duration = Duration::from_millis(50);
 
 /// One uninterrupted piece of load: first unmeasured, then measured, then a grace for the last replies.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +57,8 @@ pub struct Span {
 pub enum Moment {
     /// The window begins now.
     Begins,
-    /// An interval of the window has passed: its number, from 0 on, and what was found since the one before; the
-    /// number of the last is `usize::MAX`, since it may be shorter.
+    /// An interval of the window has passed: its number, from 0 on, and what was found since the one before. The last,
+    /// which may be shorter, is told before [`Moment::Ends`] with the number `usize::MAX`.
     Counted(usize, Box<Count>),
     /// The window has ended.
     Ends,
@@ -87,12 +90,17 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Makes the connections of share `share` of `shares`; each thread of a load has one. Takes at most
-    /// [`CONNECT_TIMEOUT`] longer than the server keeps answering.
+    /// Makes the connections of share `share` of `shares`; each thread of a load has one. Takes at most five seconds
+    /// longer than the server keeps answering.
     ///
     /// # Errors
-    /// The first connection that cannot be made, or a room that does not fill.
-    pub fn connect(plan: &Plan, address: SocketAddr, share: usize, shares: usize) -> Result<Generator, Error> {
+    /// The first connection that cannot be made, a room that does not fill, or `stop` set meanwhile.
+    pub fn connect(
+        plan: &Plan,
+        address: SocketAddr,
+        (share, shares): (usize, usize),
+        stop: &AtomicBool,
+    ) -> Result<Generator, Error> {
         let wire = Wire::new(plan, address).map_err(|reason| Error::resource("start the load", reason))?;
         let own = (share..plan.connections).step_by(shares);
         let connections: Vec<Connection> = own.map(|index| Connection::new(Who::new(index, plan.seed))).collect();
@@ -103,7 +111,7 @@ impl Generator {
             shares,
             room: is_chat.then(|| Room::new(connections.len())),
             connections,
-            deadline: if wire.datagrams { Some(plan.lost_after) } else { is_chat.then_some(plan.grace) },
+            deadline: (wire.datagrams || is_chat).then_some(plan.lost_after),
             wire,
             recorder: Recorder::default(),
             timers: BinaryHeap::new(),
@@ -114,9 +122,9 @@ impl Generator {
             is_replacing: false,
         };
         let target = |reason| Error::Connect { target: plan.target.url(), reason };
-        generator.connect_all().map_err(target)?;
+        generator.connect_all(stop).map_err(target)?;
         if is_chat {
-            generator.fill_room().map_err(target)?;
+            generator.fill_room(stop).map_err(target)?;
         }
         Ok(generator)
     }
@@ -151,10 +159,9 @@ impl Generator {
         }
         loop {
             let mut now_ns = monotonic_ns();
-            if stage == Stage::Before && now_ns >= span.start_ns {
+            let starts = stage == Stage::Before && now_ns >= span.start_ns;
+            if starts {
                 stage = Stage::WarmingUp;
-                self.is_replacing = matches!(self.plan.arrivals, Arrivals::Closed);
-                self.fill_loop(now_ns);
             }
             if stage == Stage::WarmingUp && now_ns >= begin_ns {
                 stage = Stage::Measuring;
@@ -162,10 +169,14 @@ impl Generator {
                 if self.plan.requests_per_connection.is_some() {
                     self.recorder.forget_connects();
                 }
-                self.recorder.take_count();
+                self.recorder.take_count(now_ns);
                 self.recorder.begin(self.mark());
                 // Whoever listens may have taken its time.
                 now_ns = monotonic_ns();
+            }
+            if starts && self.plan.arrivals == Arrivals::Closed && now_ns < end_ns {
+                self.is_replacing = true;
+                self.fill_loop(now_ns);
             }
             let stopped = stop.load(Ordering::Relaxed);
             if stage == Stage::Measuring {
@@ -175,7 +186,7 @@ impl Generator {
                 });
                 let is_over = now_ns >= end_ns || stopped;
                 if passed > intervals || is_over {
-                    if let Some(count) = self.recorder.take_count() {
+                    if let Some(count) = self.recorder.take_count(now_ns.min(end_ns)) {
                         tell(Moment::Counted(if is_over { usize::MAX } else { passed - 1 }, Box::new(count)));
                     }
                     intervals = passed;
@@ -214,7 +225,10 @@ impl Generator {
             }
             for _ in 0..self.again.len() {
                 let index = self.again.pop_front().expect("it was counted");
-                self.pump(index, monotonic_ns());
+                match self.connections[index].unread.take() {
+                    Some(read_on) => self.receive(index, read_on),
+                    None => self.pump(index, monotonic_ns()),
+                }
             }
         }
         self.is_replacing = false;
@@ -231,11 +245,13 @@ impl Generator {
         all.filter(move |arrival| arrival.connection % shares == share).peekable()
     }
 
-    /// Takes up what is due by now, and no more: a generator that is behind must still read replies.
+    /// Takes up what is due by now, and no more, nor too many: a generator that is behind must still read replies, and
+    /// end in time.
     #[inline]
     fn take_up_due(&mut self, arrivals: &mut Peekable<impl Iterator<Item = Arrival>>, due_ns: u64, start_ns: u64) {
         let mut now_ns = due_ns;
-        while let Some(arrival) = arrivals.next_if(|arrival| start_ns + arrival.at_ns <= due_ns) {
+        for _ in 0..ARRIVALS {
+            let Some(arrival) = arrivals.next_if(|arrival| start_ns + arrival.at_ns <= due_ns) else { return };
             let intended_ns = start_ns + arrival.at_ns;
             self.recorder.taken_up(intended_ns, now_ns);
             let index = arrival.connection / self.shares;
@@ -249,14 +265,12 @@ impl Generator {
     #[inline]
     pub(super) fn ask(&mut self, index: usize, intended_ns: u64) {
         self.connections[index].flight.ask(intended_ns);
+        self.recorder.intended(intended_ns);
         self.open_requests += 1;
     }
 
     /// A closed loop has its depth in flight on each connection from the beginning.
     fn fill_loop(&mut self, now_ns: u64) {
-        if !self.is_replacing {
-            return;
-        }
         for index in 0..self.connections.len() {
             let flight = &self.connections[index].flight;
             let missing = self.plan.depth.unwrap_or(1).saturating_sub(flight.waiting() + flight.in_flight());
@@ -282,15 +296,26 @@ impl Generator {
                 Ok(()) => self.recorder.connected(now_ns - since_ns),
                 Err(_) => return self.fail(index, ErrorKind::Connect, now_ns),
             }
-            return self.pump(index, now_ns);
         }
         if ready.writable && connection.state == State::Blocked {
             connection.state = State::Open;
         }
-        let received = match ready.readable || ready.read_on {
-            true => connection.receive(&mut self.wire, ready.read_on),
-            false => Ok(()),
-        };
+        if ready.readable || ready.read_on {
+            self.receive(index, ready.read_on);
+        } else {
+            self.pump(index, monotonic_ns());
+        }
+    }
+
+    /// Reads what has come for a connection, and goes on with it. `read_on`: a short read does not mean that there is no
+    /// more.
+    #[inline]
+    fn receive(&mut self, index: usize, read_on: bool) {
+        let connection = &mut self.connections[index];
+        if !connection.has_socket() {
+            return;
+        }
+        let received = connection.receive(&mut self.wire, read_on);
         // What came before the end is worth as much as what came alone.
         let now_ns = self.settle(index).unwrap_or_else(monotonic_ns);
         if self.wire.refused > 0 {
@@ -299,7 +324,12 @@ impl Generator {
         match received {
             // With its last reply a server may end the connection as well as we.
             Err(ErrorKind::Closed) if self.connections[index].is_used_up(&self.wire) => self.pump(index, now_ns),
-            Ok(()) => self.pump(index, now_ns),
+            Ok(Received::All) => self.pump(index, now_ns),
+            Ok(Received::Part) => {
+                // The clock and the others come first.
+                self.connections[index].unread = Some(read_on);
+                self.again.push_back(index);
+            }
             Err(kind) => self.fail(index, kind, now_ns),
         }
     }
@@ -321,9 +351,11 @@ impl Generator {
         }
         if let Some(room) = &mut self.room {
             for number in before..connection.flight.next() {
-                if !room.sent(index, number) {
-                    let flight = &mut self.connections[index].flight;
-                    flight.complete(number);
+                // Nobody is left to hear it.
+                if !room.sent(index, number)
+                    && let Found::Sent(sent) = self.connections[index].flight.complete(number)
+                {
+                    self.recorder.unanswered(sent);
                     self.open_requests -= 1;
                 }
             }

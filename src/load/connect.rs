@@ -4,11 +4,12 @@
 //! load begins when everybody is known to hear the others. Read next: `client.rs`.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::clock::monotonic_ns;
-use crate::load::client::{EVENTS, Generator, nanoseconds, wait};
-use crate::load::connection::{Detail, State};
+use crate::load::client::{ATTENTION, EVENTS, Generator, nanoseconds, wait};
+use crate::load::connection::{Connection, Detail, Received, State};
 use crate::load::room::PROBE;
 use crate::net::poller::Batch;
 
@@ -24,7 +25,7 @@ const PROBE_EVERY: Duration = Duration::from_millis(20);
 
 impl Generator {
     /// Makes all connections, a few at a time.
-    pub(super) fn connect_all(&mut self) -> io::Result<()> {
+    pub(super) fn connect_all(&mut self, stop: &AtomicBool) -> io::Result<()> {
         let mut batch = Batch::new(EVENTS);
         let (mut begun, mut connecting) = (0, 0);
         let mut progress_ns = monotonic_ns();
@@ -42,7 +43,8 @@ impl Generator {
             if left_ns == 0 {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {CONNECT_TIMEOUT:?}")));
             }
-            wait(&self.wire.poller, &mut batch, Duration::from_nanos(left_ns));
+            go_on_unless(stop)?;
+            wait(&self.wire.poller, &mut batch, Duration::from_nanos(left_ns).min(ATTENTION));
             for ready in batch.iter() {
                 let Some(connection) = self.connections.get_mut(ready.key as u32 as usize) else { continue };
                 if let State::Connecting { since_ns } = connection.state
@@ -63,10 +65,11 @@ impl Generator {
 
     /// Waits until every member of the room hears the others: a connection may stand long before the server has let its
     /// session into the room, and what is sent until then never reaches it.
-    pub(super) fn fill_room(&mut self) -> io::Result<()> {
+    pub(super) fn fill_room(&mut self, stop: &AtomicBool) -> io::Result<()> {
         let mut batch = Batch::new(EVENTS);
         let mut hears = vec![false; self.connections.len()];
         let until_ns = monotonic_ns() + nanoseconds(CONNECT_TIMEOUT);
+        let mut next_ns = 0;
         let mut round = 0;
         while let Some(deaf) = hears.iter().position(|hears| !hears) {
             let now_ns = monotonic_ns();
@@ -75,20 +78,31 @@ impl Generator {
                 let text = format!("{count} of {} connections hear no message of the others", hears.len());
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
+            go_on_unless(stop)?;
             // The first speaks to all others, the second to the first.
             let speaker = usize::from(deaf == 0 && hears.iter().skip(1).all(|hears| *hears));
-            self.connections[speaker].probe(&mut self.wire, PROBE + round)?;
-            round += 1;
-            let next_ns = now_ns + nanoseconds(PROBE_EVERY);
-            while monotonic_ns() < next_ns && hears.contains(&false) {
-                wait(&self.wire.poller, &mut batch, Duration::from_nanos(next_ns.saturating_sub(monotonic_ns())));
-                for ready in batch.iter() {
-                    let index = ready.key as u32 as usize;
-                    let Some(connection) = self.connections.get_mut(index) else { continue };
-                    if ready.readable || ready.read_on {
-                        let received = connection.receive(&mut self.wire, ready.read_on);
-                        received.map_err(|kind| io::Error::other(format!("the room answers with {kind:?}")))?;
-                    }
+            let connection = &mut self.connections[speaker];
+            if connection.has_probed() && now_ns >= next_ns {
+                connection.probe(&mut self.wire, PROBE + round)?;
+                round += 1;
+                next_ns = now_ns + nanoseconds(PROBE_EVERY);
+            }
+            let flushed = connection.flush(&mut self.wire, now_ns);
+            flushed.map_err(|kind| io::Error::other(format!("the room takes no message: {kind:?}")))?;
+            // Soon again while the probe is on its way; it may be many chunks long.
+            let pause_ns = if connection.wants_to_write(&self.wire) { 0 } else { next_ns.saturating_sub(now_ns) };
+            wait(&self.wire.poller, &mut batch, Duration::from_nanos(pause_ns));
+            for ready in batch.iter() {
+                let index = ready.key as u32 as usize;
+                let Some(connection) = self.connections.get_mut(index) else { continue };
+                if ready.writable && connection.state == State::Blocked {
+                    connection.state = State::Open;
+                }
+                let mut is_unread = ready.readable || ready.read_on;
+                while is_unread {
+                    let received = connection.receive(&mut self.wire, ready.read_on);
+                    let received = received.map_err(|kind| io::Error::other(format!("the room answers: {kind:?}")))?;
+                    is_unread = matches!(received, Received::Part) && monotonic_ns() < until_ns;
                     let others = self.wire.replies.drain(..).filter(
                         |reply| matches!(reply.detail, Detail::Delivery { sender } if sender as usize != index),
                     );
@@ -96,6 +110,14 @@ impl Generator {
                 }
             }
         }
+        self.connections.iter_mut().for_each(Connection::end_probing);
         Ok(())
+    }
+}
+
+fn go_on_unless(stop: &AtomicBool) -> io::Result<()> {
+    match stop.load(Ordering::Relaxed) {
+        true => Err(io::Error::other("interrupted")),
+        false => Ok(()),
     }
 }

@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 
 use crate::clock;
 use crate::config::Scheme;
-use crate::load::flight::Flight;
+use crate::load::flight::{Flight, Sent};
 use crate::load::pattern::{CHUNK, Cursor, Pattern, Who};
 use crate::load::plan::{Plan, Service};
 use crate::load::recorder::{ErrorKind, Errors};
@@ -27,6 +27,10 @@ const STAMPS: usize = 24;
 
 const SHED: u16 = 1;
 const STAMPS_FOLLOW: u16 = 2;
+
+/// Reads of one go: a server that never stops sending must not keep the generator from its clock and from the others.
+const CHUNKS: usize = 4;
+const DATAGRAMS: usize = 64;
 
 /// What the connections of one thread share.
 pub(super) struct Wire {
@@ -63,6 +67,14 @@ enum Dialogue {
     Chat,
 }
 
+/// How much of what had come was read.
+#[must_use]
+pub(super) enum Received {
+    All,
+    /// There may be more, and no event will tell.
+    Part,
+}
+
 /// A reply, or what stands for one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reply {
@@ -97,6 +109,8 @@ pub(super) struct Connection {
     pub(super) failures: u32,
     /// A timer for its oldest request is set.
     pub(super) has_deadline: bool,
+    /// There is more to read than was read in one go, and whether a short read does not mean that there is no more.
+    pub(super) unread: Option<bool>,
     /// Counted at each opening: events of the socket before are stale.
     generation: u32,
     socket: Option<Socket>,
@@ -168,6 +182,7 @@ impl Connection {
             state: State::Closed,
             failures: 0,
             has_deadline: false,
+            unread: None,
             generation: 0,
             socket: None,
             written: Cursor::default(),
@@ -196,6 +211,7 @@ impl Connection {
         self.generation = self.generation.wrapping_add(1).max(1);
         wire.poller.watch_edge_both(socket.as_fd(), self.key(index))?;
         self.socket = Some(socket);
+        self.unread = None;
         self.state = if wire.datagrams { State::Open } else { State::Connecting { since_ns: now_ns } };
         let start = Cursor { number: self.flight.next(), offset: 0 };
         (self.written, self.read, self.begun) = (start, start, 0);
@@ -207,15 +223,24 @@ impl Connection {
     pub(super) fn established(&mut self) -> io::Result<()> {
         let socket = self.socket.as_ref().expect("who connects has a socket");
         socket.take_error()?;
-        // A socket may be ready for its failure alone.
-        socket.peer()?;
+        // A socket may be ready for its failure alone. And where nobody listens on a port that the system also gives to
+        // clients, a socket can be connected with itself, and would echo whatever it is sent.
+        if socket.peer()? == socket.local()? {
+            return Err(Io::ConnectionRefused.into());
+        }
         self.state = State::Open;
         Ok(())
     }
 
-    /// Gives up the socket; `state` says what comes now. Returns how many requests were in flight.
-    pub(super) fn close(&mut self, state: State) -> usize {
+    /// Whether there is a connection to read from.
+    pub(super) fn has_socket(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    /// Gives up the socket; `state` says what comes now. Returns what was in flight.
+    pub(super) fn close(&mut self, state: State) -> Vec<(u64, Sent)> {
         self.socket = None;
+        self.unread = None;
         self.state = state;
         self.flight.fail()
     }
@@ -312,14 +337,14 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads and checks what has come. `read_on`: a short read does not mean that there is no more.
+    /// Reads and checks what has come, up to a bound. `read_on`: a short read does not mean that there is no more.
     #[inline]
-    pub(super) fn receive(&mut self, wire: &mut Wire, read_on: bool) -> Result<(), ErrorKind> {
-        loop {
+    pub(super) fn receive(&mut self, wire: &mut Wire, read_on: bool) -> Result<Received, ErrorKind> {
+        for _ in 0..if wire.datagrams { DATAGRAMS } else { CHUNKS } {
             let socket = self.socket.as_ref().expect("who receives has a socket");
             let len = match socket.read(&mut [IoSliceMut::new(&mut wire.inbox)]) {
                 Ok(len) => len,
-                Err(error) if error.kind() == Io::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == Io::WouldBlock => return Ok(Received::All),
                 Err(error) if wire.datagrams && error.kind() == Io::ConnectionRefused => {
                     wire.refused += 1;
                     continue;
@@ -343,9 +368,10 @@ impl Connection {
                 Dialogue::Work | Dialogue::Chat => self.check_frames(wire, len, now_ns)?,
             }
             if len < wire.inbox.len() && !read_on {
-                return Ok(());
+                return Ok(Received::All);
             }
         }
+        Ok(Received::Part)
     }
 
     #[inline]
@@ -401,6 +427,10 @@ impl Connection {
             incoming.body = Some(body + count);
             if body + count == wire.pattern.body_len() {
                 let (number, detail) = incoming.read_head(wire, self.who)?;
+                // Ahead of all that was sent: the id is of no request.
+                if wire.dialogue == Dialogue::Work && number >= self.flight.next() {
+                    return Err(ErrorKind::WrongBytes);
+                }
                 wire.replies.push(Reply { number, count: 1, received_ns: now_ns, detail });
                 (incoming.have, incoming.body) = (0, None);
             }
@@ -441,13 +471,28 @@ impl Connection {
         }
     }
 
-    /// Chat: sends the frame `number` beside all others, before the load begins.
+    /// Chat: begins to send the frame `number` beside all others, before the load begins; [`flush`](Connection::flush)
+    /// sends the rest of it.
     pub(super) fn probe(&mut self, wire: &mut Wire, number: u64) -> io::Result<()> {
-        let frame = wire.pattern.frame();
-        let bytes = wire.pattern.stream(self.who, Cursor { number, offset: 0 }, frame.min(CHUNK));
+        let bytes = wire.pattern.stream(self.who, Cursor { number, offset: 0 }, CHUNK.min(wire.pattern.frame()));
         let socket = self.socket.as_ref().expect("who probes has a socket");
-        let written = socket.write(&[IoSlice::new(bytes)])?;
-        if written < frame { Err(io::Error::other("it takes no whole message")) } else { Ok(()) }
+        let written = match socket.write(&[IoSlice::new(bytes)]) {
+            Err(error) if error.kind() == Io::WouldBlock => 0,
+            written => written?,
+        };
+        self.written = Cursor { number, offset: 0 };
+        let _ = wire.pattern.advance(&mut self.written, written);
+        Ok(())
+    }
+
+    /// Whether the last probe has been sent to its last byte.
+    pub(super) fn has_probed(&self) -> bool {
+        self.written.offset == 0
+    }
+
+    /// Chat: the load begins with the first frame of its own.
+    pub(super) fn end_probing(&mut self) {
+        self.written = Cursor { number: self.flight.next(), offset: 0 };
     }
 }
 
@@ -498,5 +543,26 @@ impl Incoming {
         let prefix = wire.pattern.read_chat_prefix(&self.head[..self.have]);
         let (sender, number) = prefix.ok_or(ErrorKind::Protocol)?;
         Ok((number, Detail::Delivery { sender }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use rustix::net::{AddressFamily, SocketType, bind, connect, getsockname, socket};
+
+    use super::*;
+
+    #[test]
+    fn a_dead_server_is_not_ourselves() {
+        let own = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        bind(&own, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("some port is free");
+        let address = SocketAddr::try_from(getsockname(&own).expect("it is bound")).expect("an address of TCP");
+        connect(&own, &address).expect("TCP lets a socket connect with itself");
+        let mut connection = Connection::new(Who::new(0, 1));
+        connection.socket = Some(Socket::new(own));
+        let refused = connection.established().expect_err("it would echo whatever it is sent");
+        assert_eq!(refused.kind(), Io::ConnectionRefused);
     }
 }

@@ -104,40 +104,41 @@ impl Flight {
         self.sent.front().map(|sent| sent.sent_ns)
     }
 
-    /// Gives up the requests that were sent before `before_ns`; their numbers. A reply that comes all the same is late.
-    pub fn expire(&mut self, before_ns: u64) -> Vec<u64> {
+    /// Gives up the requests that were sent before `before_ns`; their numbers and times. A reply that comes all the same
+    /// is late.
+    pub fn expire(&mut self, before_ns: u64) -> Vec<(u64, Sent)> {
         self.give_up_while(|_, sent| sent.sent_ns < before_ns)
     }
 
-    /// Gives up the `count` oldest requests; their numbers.
-    pub fn give_up(&mut self, count: usize) -> Vec<u64> {
+    /// Gives up the `count` oldest requests; their numbers and times.
+    pub fn give_up(&mut self, count: usize) -> Vec<(u64, Sent)> {
         self.give_up_while(|given_up, _| given_up < count)
     }
 
     /// In the order of sending, until `goes_on` says no; it gets how many there were before, and the next.
-    fn give_up_while(&mut self, goes_on: impl Fn(usize, Sent) -> bool) -> Vec<u64> {
-        let mut numbers = Vec::new();
+    fn give_up_while(&mut self, goes_on: impl Fn(usize, Sent) -> bool) -> Vec<(u64, Sent)> {
+        let mut given_up = Vec::new();
         for (number, slot) in (self.first..).zip(&mut self.sent) {
-            if !goes_on(numbers.len(), *slot) {
+            if !goes_on(given_up.len(), *slot) {
                 break;
             }
             if slot.intended_ns != ANSWERED {
+                given_up.push((number, *slot));
                 slot.intended_ns = ANSWERED;
-                numbers.push(number);
             }
         }
-        self.in_flight -= numbers.len();
-        self.given_up += numbers.len() as u64;
+        self.in_flight -= given_up.len();
+        self.given_up += given_up.len() as u64;
         self.drop_answered();
-        numbers
+        given_up
     }
 
     /// The connection has ended: nothing is in flight any more. Returns what was.
-    pub fn fail(&mut self) -> usize {
-        self.first = self.next();
-        self.sent.clear();
+    pub fn fail(&mut self) -> Vec<(u64, Sent)> {
+        let lost = self.give_up_while(|_, _| true);
+        // No reply comes any more, not even a late one.
         self.given_up = 0;
-        std::mem::take(&mut self.in_flight)
+        lost
     }
 
     /// Gives up what waits; the intended times, in order.
@@ -182,6 +183,10 @@ mod tests {
         Found::Sent(Sent { intended_ns: number * 10, sent_ns: number * 10 + 1 })
     }
 
+    fn numbers(given_up: Vec<(u64, Sent)>) -> Vec<u64> {
+        given_up.into_iter().map(|(number, _)| number).collect()
+    }
+
     #[test]
     fn replies_in_any_order_find_their_requests_once() {
         let mut flight = flying(4);
@@ -200,15 +205,15 @@ mod tests {
     fn a_reply_after_its_deadline_is_late_and_not_an_error() {
         let mut flight = flying(3);
         assert_eq!(flight.complete(0), sent(0));
-        assert_eq!(flight.expire(21), [1]);
+        assert_eq!(numbers(flight.expire(21)), [1]);
         assert_eq!(flight.in_flight(), 1);
         assert_eq!(flight.complete(1), Found::Late);
         assert_eq!(flight.complete(1), Found::Answered);
         assert_eq!(flight.complete(2), sent(2));
         let mut flight = flying(4);
         assert_eq!(flight.complete(1), sent(1));
-        assert_eq!((flight.give_up(2), flight.in_flight()), (vec![0, 2], 1));
-        assert_eq!((flight.give_up(9), flight.next()), (vec![3], 4));
+        assert_eq!((numbers(flight.give_up(2)), flight.in_flight()), (vec![0, 2], 1));
+        assert_eq!((flight.give_up(9), flight.next()), (vec![(3, Sent { intended_ns: 30, sent_ns: 31 })], 4));
     }
 
     #[test]
@@ -216,7 +221,7 @@ mod tests {
         let mut flight = flying(3);
         flight.ask(77);
         assert_eq!(flight.complete(1), sent(1));
-        assert_eq!(flight.fail(), 2);
+        assert_eq!(numbers(flight.fail()), [0, 2]);
         assert_eq!((flight.in_flight(), flight.waiting(), flight.next()), (0, 1, 3));
         flight.begin(1, 80);
         assert_eq!(flight.complete(3), Found::Sent(Sent { intended_ns: 77, sent_ns: 80 }));

@@ -68,7 +68,8 @@ pub fn command(args: &LoadArgs) -> Result<bool, Error> {
     let plan = Plan::resolve(args)?;
     // Before the load rather than after it: a wrong path is told at once.
     let histogram = args.histogram.as_deref().map(|path| {
-        let created = File::create(path);
+        // What is there stays until there is something new.
+        let created = File::options().write(true).create(true).truncate(false).open(path);
         created.map(|file| (file, path)).map_err(|reason| output_error(&path.display().to_string(), reason))
     });
     let histogram = histogram.transpose()?;
@@ -90,12 +91,12 @@ pub fn command(args: &LoadArgs) -> Result<bool, Error> {
             (plan, outcome)
         }
     };
+    if let Some((mut file, path)) = histogram {
+        let written = file.set_len(0).and_then(|()| outcome.tally.latency.write_hgrm(&mut file));
+        written.map_err(|reason| output_error(&path.display().to_string(), reason))?;
+    }
     if let Some(reason) = failed {
         return Err(output_error("standard output", reason));
-    }
-    if let Some((mut file, path)) = histogram {
-        let written = outcome.tally.latency.write_hgrm(&mut file).and_then(|()| file.sync_all());
-        written.map_err(|reason| output_error(&path.display().to_string(), reason))?;
     }
     let report = outcome.report(&plan);
     let text = match args.json {
@@ -151,7 +152,7 @@ pub fn run(plan: &Plan, stop: &AtomicBool, show: &mut dyn FnMut(&Interval)) -> R
             Some(Watched::new(watched.map_err(|reason| Error::resource(format!("look at process {pid}"), reason))?))
         }
     };
-    let mut generators = connect(plan)?;
+    let mut generators = connect(plan, stop)?;
     let span = Span {
         start_ns: monotonic_ns() + START_IN.as_nanos() as u64,
         warmup: plan.warmup,
@@ -160,7 +161,7 @@ pub fn run(plan: &Plan, stop: &AtomicBool, show: &mut dyn FnMut(&Interval)) -> R
         seed: plan.seed,
         interval: plan.interval,
     };
-    let mut intervals = Intervals::new(plan, generators.len());
+    let mut intervals = Intervals::new(generators.len());
     thread::scope(|scope| {
         let (sender, events) = channel();
         let threads: Vec<_> = generators
@@ -186,7 +187,7 @@ pub fn run(plan: &Plan, stop: &AtomicBool, show: &mut dyn FnMut(&Interval)) -> R
         drop(sender);
         let mut ended = 0;
         loop {
-            let patience = server.as_ref().map_or(Duration::MAX, Watched::period);
+            let patience = server.as_mut().map_or(Duration::MAX, Watched::look_if_due);
             match events.recv_timeout(patience) {
                 Ok(Event::Begins) => server.iter_mut().for_each(Watched::begin),
                 Ok(Event::Ends) => {
@@ -194,7 +195,7 @@ pub fn run(plan: &Plan, stop: &AtomicBool, show: &mut dyn FnMut(&Interval)) -> R
                     server.iter_mut().filter(|_| ended == 1).for_each(Watched::end);
                 }
                 Ok(Event::Counted { thread, number, count }) => intervals.add(thread, number, &count, show),
-                Err(RecvTimeoutError::Timeout) => server.iter_mut().for_each(Watched::sample),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
@@ -210,7 +211,7 @@ pub fn run(plan: &Plan, stop: &AtomicBool, show: &mut dyn FnMut(&Interval)) -> R
 }
 
 /// The generators of all threads, with their connections.
-fn connect(plan: &Plan) -> Result<Vec<Generator>, Error> {
+fn connect(plan: &Plan, stop: &AtomicBool) -> Result<Vec<Generator>, Error> {
     let limit = os::raise_descriptor_limit();
     // A poller is two.
     let needed = os::open_descriptors() + plan.connections + plan.threads * 2 + SPARE_DESCRIPTORS;
@@ -224,7 +225,7 @@ fn connect(plan: &Plan) -> Result<Vec<Generator>, Error> {
     let addresses = plan.target.addresses()?;
     let mut failed = None;
     for address in addresses {
-        let first = match Generator::connect(plan, address, 0, plan.threads) {
+        let first = match Generator::connect(plan, address, (0, plan.threads), stop) {
             Ok(first) => first,
             // A name may stand for addresses at which nobody listens.
             Err(error) => {
@@ -232,7 +233,7 @@ fn connect(plan: &Plan) -> Result<Vec<Generator>, Error> {
                 continue;
             }
         };
-        let others = (1..plan.threads).map(|share| Generator::connect(plan, address, share, plan.threads));
+        let others = (1..plan.threads).map(|share| Generator::connect(plan, address, (share, plan.threads), stop));
         return std::iter::once(Ok(first)).chain(others).collect();
     }
     Err(failed.expect("a target has an address"))
@@ -243,11 +244,12 @@ struct Watched {
     tree: ProcessTree,
     begun: Option<(u64, crate::net::process::Reading)>,
     used: Option<(u64, ServerUse)>,
+    looked_ns: u64,
 }
 
 impl Watched {
     fn new(tree: ProcessTree) -> Watched {
-        Watched { tree, begun: None, used: None }
+        Watched { tree, begun: None, used: None, looked_ns: 0 }
     }
 
     fn begin(&mut self) {
@@ -263,17 +265,21 @@ impl Watched {
         }
     }
 
-    /// So that tasks which end are known by then.
-    fn sample(&mut self) {
-        if self.used.is_none() {
-            self.tree.sample();
-        }
-    }
-
-    /// Often enough to see most tasks, and no more than a fiftieth of a processor.
-    fn period(&self) -> Duration {
+    /// Looks at the tasks, so that those which end are known by then: often enough to see most, for no more than a
+    /// fiftieth of a processor. When the next look is due.
+    fn look_if_due(&mut self) -> Duration {
         const OFTEN: Duration = Duration::from_millis(50);
-        OFTEN.max(self.tree.last_cost() * 50)
+        let period = OFTEN.max(self.tree.last_cost() * 50);
+        if self.used.is_some() {
+            return Duration::MAX;
+        }
+        let passed = Duration::from_nanos(monotonic_ns() - self.looked_ns);
+        if passed < period {
+            return period - passed;
+        }
+        self.tree.sample();
+        self.looked_ns = monotonic_ns();
+        period
     }
 
     /// What the server used in a window of this length. The readings are not taken at its very ends, since that would
@@ -286,8 +292,6 @@ impl Watched {
 
 /// Puts the intervals of the threads together.
 struct Intervals {
-    length_s: f64,
-    duration_s: f64,
     /// For each thread the last interval that it is done with.
     done: Vec<Option<usize>>,
     waiting: BTreeMap<usize, Count>,
@@ -295,26 +299,21 @@ struct Intervals {
 }
 
 impl Intervals {
-    fn new(plan: &Plan, threads: usize) -> Intervals {
-        Intervals {
-            length_s: plan.interval.unwrap_or_default().as_secs_f64(),
-            duration_s: plan.duration.as_secs_f64(),
-            done: vec![None; threads],
-            waiting: BTreeMap::new(),
-            rows: Vec::new(),
-        }
+    fn new(threads: usize) -> Intervals {
+        Intervals { done: vec![None; threads], waiting: BTreeMap::new(), rows: Vec::new() }
     }
 
     fn add(&mut self, thread: usize, number: usize, count: &Count, show: &mut dyn FnMut(&Interval)) {
         let sum = self.waiting.entry(number).or_default();
+        sum.until_ns = sum.until_ns.max(count.until_ns);
         sum.latency.add(&count.latency);
         sum.errors.add_all(&count.errors);
         self.done[thread] = Some(number);
         let all_done = self.done.iter().min().copied().flatten();
         while let Some(entry) = self.waiting.first_entry().filter(|entry| Some(*entry.key()) <= all_done) {
             let from_s = self.rows.last().map_or(0.0, |row| row.to_s);
-            let to_s = (entry.key().saturating_add(1) as f64 * self.length_s).min(self.duration_s);
-            let row = Interval::new(from_s, to_s, &entry.remove());
+            let count = entry.remove();
+            let row = Interval::new(from_s, count.until_ns as f64 / 1e9, &count);
             show(&row);
             self.rows.push(row);
         }

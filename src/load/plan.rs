@@ -14,6 +14,7 @@ use crate::cli::LoadArgs;
 use crate::config::{Scheme, parse_duration, parse_size, show_duration, show_size};
 use crate::error::Error;
 use crate::load::demand::{self, Demand, parse_decimal};
+use crate::load::search;
 use crate::load::target::{ServiceKind, Target, named};
 
 /// One, so that what is measured is the server and not its queue.
@@ -30,6 +31,8 @@ pub const WARMUP: Duration = Duration::from_secs(1);
 pub const GRACE: Duration = Duration::from_secs(2);
 /// A thousand round trips of a local network: who answers later has lost the datagram, or its use.
 pub const LOST_AFTER: Duration = Duration::from_millis(500);
+/// The same for a message of chat, which a busy server may well hand to its last member late.
+pub const MISSED_AFTER: Duration = Duration::from_secs(2);
 /// Any number would do.
 pub const SEED: u64 = 1;
 /// One: on a machine that it shares with the server, each more takes a processor from it.
@@ -86,7 +89,8 @@ pub struct Plan {
     pub warmup: Duration,
     /// How long replies may still come after the window.
     pub grace: Duration,
-    /// A datagram without a reply after this time is lost. Without meaning over TCP.
+    /// A datagram without a reply after this time is lost, and so is a message of chat that somebody has not got. Without
+    /// meaning for other services over TCP.
     pub lost_after: Duration,
     /// Decides arrivals, places, demands and bytes.
     pub seed: u64,
@@ -185,12 +189,16 @@ impl Plan {
             return Err(usage("--search", "has no objective to keep", "--slo beside it, as in --slo p99=500us"));
         }
         let arrivals = arrivals(args)?;
+        let length = time("--duration", &args.duration, MILLISECOND, DAY)?.unwrap_or(DURATION);
+        if let Some(objective) = objective.as_ref().filter(|_| args.search) {
+            search::check(objective, length)?;
+        }
         let depth = number("--depth", &args.depth, 1, MAX_DEPTH as u64)?.map(|depth| depth as usize);
         let connections = connections(args, &service)?;
         Ok(Plan {
             requests_per_connection: requests_per_connection(args, &target)?,
             size_bytes: size(args, &service, target.scheme)?,
-            duration: time("--duration", &args.duration, MILLISECOND, DAY)?.unwrap_or(DURATION),
+            duration: length,
             warmup: time("--warmup", &args.warmup, Duration::ZERO, DAY)?.unwrap_or(WARMUP),
             grace: time("--grace", &args.grace, Duration::ZERO, DAY)?.unwrap_or(GRACE),
             lost_after: lost_after(args, &target)?,
@@ -403,8 +411,11 @@ fn size(args: &LoadArgs, service: &Service, scheme: Scheme) -> Result<usize, Err
 fn lost_after(args: &LoadArgs, target: &Target) -> Result<Duration, Error> {
     let flag = "--lost-after";
     let lost_after = time(flag, &args.lost_after, MILLISECOND, DAY)?;
+    if target.service == ServiceKind::Chat {
+        return Ok(lost_after.unwrap_or(MISSED_AFTER));
+    }
     if lost_after.is_some() && target.scheme != Scheme::Udp {
-        return Err(usage(flag, "has no meaning for tcp, which loses nothing", "a udp target"));
+        return Err(usage(flag, "has no meaning for tcp, which loses nothing", "a udp target, or chat"));
     }
     if lost_after.is_some() && target.service == ServiceKind::Discard {
         return Err(usage(flag, "has no meaning for discard, which never replies", "a target that replies"));

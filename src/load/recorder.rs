@@ -33,8 +33,12 @@ pub struct Tally {
     pub window_ns: u64,
     /// Replies received inside the windows.
     pub replies: u64,
+    /// Requests intended inside the windows: answered, shed, unanswered and unsent together.
+    pub intended: u64,
     /// Requests intended inside the windows that were never sent.
     pub unsent: u64,
+    /// Requests intended inside the windows that were sent and had no reply, for whatever reason.
+    pub unanswered: u64,
     /// Requests that the server answered as shed; in no histogram.
     pub shed: u64,
     /// Chat: messages received, by all connections together, inside the windows.
@@ -50,6 +54,10 @@ pub struct Tally {
     /// What each generator thread used inside the windows.
     pub threads: Vec<ThreadUse>,
 }
+
+/// Where these stages stand among the five: those that begin by one side's clock and end by the other's.
+const UNSEEN: usize = 1;
+const REPLY: usize = 4;
 
 /// The stages of a `work` request, in order; together they are its latency.
 #[derive(Clone, Default)]
@@ -173,7 +181,9 @@ impl Tally {
         // The threads measured side by side, not one after the other.
         self.window_ns = self.window_ns.max(other.window_ns);
         self.replies += other.replies;
+        self.intended += other.intended;
         self.unsent += other.unsent;
+        self.unanswered += other.unanswered;
         self.shed += other.shed;
         self.deliveries += other.deliveries;
         self.late_sends += other.late_sends;
@@ -198,6 +208,8 @@ impl Stages {
 /// What one piece of time found, for the lines of `--interval`: by the time of the reply, since it is shown at once.
 #[derive(Clone, Default)]
 pub struct Count {
+    /// When it ended, in nanoseconds after the window's beginning.
+    pub until_ns: u64,
     /// Latency from the intended send of the replies that came.
     pub latency: Histogram,
     /// What went wrong.
@@ -324,8 +336,12 @@ impl Recorder {
             return;
         }
         let times = [sent.intended_ns, sent.sent_ns, stamps[0], stamps[1], stamps[2], now_ns];
-        for (stage, ends) in self.tally.stages.all_mut().into_iter().zip(times.windows(2)) {
-            let is_known = ends.iter().all(|end| *end != u64::MAX);
+        // Two hosts have two clocks: where the server's times do not lie between ours, nothing compares them.
+        let mut known = stamps.iter().filter(|stamp| **stamp != u64::MAX);
+        let is_one_clock = known.all(|stamp| (sent.sent_ns..=now_ns).contains(stamp));
+        for (index, (stage, ends)) in self.tally.stages.all_mut().into_iter().zip(times.windows(2)).enumerate() {
+            let is_known =
+                ends.iter().all(|end| *end != u64::MAX) && (is_one_clock || ![UNSEEN, REPLY].contains(&index));
             if let Some(ns) = ends[1].checked_sub(ends[0]).filter(|_| is_known) {
                 stage.record(ns);
             }
@@ -352,6 +368,17 @@ impl Recorder {
         self.tally.connect_latency.clear();
     }
 
+    /// A request is asked for, due at `intended_ns`.
+    #[inline]
+    pub fn intended(&mut self, intended_ns: u64) {
+        self.tally.intended += u64::from(self.window.contains(&intended_ns));
+    }
+
+    /// A request that was sent will have no reply.
+    pub fn unanswered(&mut self, sent: Sent) {
+        self.tally.unanswered += u64::from(self.window.contains(&sent.intended_ns));
+    }
+
     /// A request due at `intended_ns` was never sent.
     pub fn unsent(&mut self, intended_ns: u64) {
         self.tally.unsent += u64::from(self.window.contains(&intended_ns));
@@ -367,10 +394,11 @@ impl Recorder {
         self.tally.errors.add_all(errors);
     }
 
-    /// What happened since the last call, if it was to be kept.
-    pub fn take_count(&mut self) -> Option<Count> {
+    /// What happened since the last call up to `now_ns`, if it was to be kept.
+    pub fn take_count(&mut self, now_ns: u64) -> Option<Count> {
         self.write_down();
         let count = self.count.as_mut()?;
+        count.until_ns = now_ns.saturating_sub(self.window.start);
         count.errors = self.tally.errors.since(&self.counted_errors);
         self.counted_errors = self.tally.errors;
         Some(std::mem::take(count))

@@ -15,7 +15,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::plan::{Objective, Plan, Service};
-use super::recorder::{Count, ErrorKind, Errors, Stages, Tally};
+use super::recorder::{Count, Errors, Stages, Tally};
 use crate::metrics::histogram::{Histogram, is_believable, rank};
 use crate::net::process::ServerUse;
 
@@ -73,8 +73,12 @@ pub struct Report {
     pub achieved_per_s: f64,
     /// Requests of the window that were answered, in it or in the grace after it.
     pub requests: u64,
+    /// Requests of the window: answered, shed, unanswered and unsent together.
+    pub intended: u64,
     /// Requests of the window that were never sent.
     pub unsent: u64,
+    /// Requests of the window that were sent and had no reply: cut off, lost, or a message that somebody never got.
+    pub unanswered: u64,
     /// Requests that the server answered as shed.
     pub shed: u64,
     /// Chat: messages received, by all connections together.
@@ -303,7 +307,9 @@ impl Report {
             offered_per_s,
             achieved_per_s: per_s(tally.replies, tally.window_ns),
             requests: tally.latency.len(),
+            intended: tally.intended,
             unsent: tally.unsent,
+            unanswered: tally.unanswered,
             shed: tally.shed,
             deliveries: tally.deliveries,
             errors: tally.errors,
@@ -329,11 +335,9 @@ impl Report {
         self.errors.total() > 0
     }
 
-    /// Requests that got no answer, or one that says they were not served: never sent, shed, lost, cut off, or a message
-    /// that somebody never got.
-    pub fn unanswered(&self) -> u64 {
-        let kinds = [ErrorKind::Lost, ErrorKind::Unanswered, ErrorKind::Missing];
-        self.unsent + self.shed + kinds.iter().map(|&kind| self.errors.count(kind)).sum::<u64>()
+    /// Requests of the window that got no answer, or one that says they were not served.
+    pub fn never_served(&self) -> u64 {
+        self.unsent + self.shed + self.unanswered
     }
 
     /// How this load stands to an objective. Errors that are no missing answers do not count here; see
@@ -346,7 +350,7 @@ impl Report {
             reason,
         };
         let limit = objective.text.split('=').next_back().unwrap_or_default();
-        let missing = self.unanswered();
+        let missing = self.never_served();
         let total = self.requests + missing;
         if !is_believable(objective.quantile, total) {
             return verdict(None, Some(format!("{total} requests are too few")));
@@ -438,7 +442,7 @@ impl Server {
 impl Interval {
     /// What came of a piece of the window between these times, from the window's beginning.
     pub fn new(from_s: f64, to_s: f64, count: &Count) -> Interval {
-        let Count { latency, errors } = count;
+        let Count { latency, errors, .. } = count;
         Interval {
             from_s,
             to_s,

@@ -97,8 +97,9 @@ impl Room {
         set(&mut message.got, receiver);
         message.missing -= 1;
         let is_last = message.missing == 0;
-        // The sender's later messages must come later.
-        let overtaken = member.messages.iter().skip(position + 1).any(|later| is_set(&later.got, receiver));
+        // The sender's later messages must come later. Of two that have changed places, the one whose next has come
+        // already tells.
+        let overtaken = member.messages.get(position + 1).is_some_and(|next| is_set(&next.got, receiver));
         member.forget_delivered();
         match (overtaken, is_last) {
             (true, to_all) => Delivered::Overtaken { to_all },

@@ -118,6 +118,9 @@ fn what_came_of_it(report: &Report) -> Vec<String> {
     }
     let mut requests = vec![format!("{} answered", show_count(report.requests))];
     requests.push(format!("{} unsent", show_count(report.unsent)));
+    if report.unanswered > 0 {
+        requests.push(format!("{} unanswered", show_count(report.unanswered)));
+    }
     if report.shed > 0 {
         requests.push(format!("{} shed", show_count(report.shed)));
     }
@@ -195,7 +198,7 @@ fn generator(report: &Report) -> Vec<String> {
     ];
     facts.extend(cpu_ns_per_request.map(|ns| format!("{} a request", show_ns(ns))));
     if let Some(error) = &report.generator.timer_error_ns {
-        let share = show_share(late_sends as f64 / (report.requests + report.unanswered()).max(1) as f64);
+        let share = show_share(late_sends as f64 / report.intended.max(1) as f64);
         facts.push(format!("{} over {} ms late ({share})", counted(late_sends, "send"), LATE_NS / 1_000_000));
         let [p50, p99, max] = [error.p50, error.p99, error.max].map(show_quantile);
         facts.push(format!("timer error p50 {p50}, p99 {p99}, max {max}"));
@@ -261,7 +264,7 @@ fn warnings(report: &Report) -> Vec<String> {
     if report.interrupted {
         warnings.push(format!("Interrupted: the figures cover {}.", show_s(report.duration_s)));
     }
-    let missing = report.unanswered();
+    let missing = report.never_served();
     if missing > 0 {
         let total = report.requests + missing;
         let share = show_share(missing as f64 / total as f64);

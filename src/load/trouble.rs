@@ -11,8 +11,7 @@ use std::time::Duration;
 use crate::load::client::{EVENTS, Generator, nanoseconds, wait};
 use crate::load::connect::CONNECT_TIMEOUT;
 use crate::load::connection::State;
-use crate::load::flight::Found;
-use crate::load::plan::Arrivals;
+use crate::load::flight::{Found, Sent};
 use crate::load::recorder::ErrorKind;
 use crate::load::schedule::Arrival;
 use crate::net::poller::Batch;
@@ -33,18 +32,18 @@ impl Generator {
         // Who comes back to a room has missed something, and nobody could say what.
         let state = if self.room.is_some() { State::Gone } else { State::Down { until_ns } };
         let lost = connection.close(state);
-        self.open_requests -= lost;
-        self.recorder.error(ErrorKind::Unanswered, lost as u64);
+        self.never_answered(lost.iter().map(|(_, sent)| *sent));
+        self.recorder.error(ErrorKind::Unanswered, lost.len() as u64);
         if let Some(room) = &mut self.room {
             for (sender, number) in room.leave(index) {
-                if let Found::Sent(_) = self.connections[sender].flight.complete(number) {
-                    self.open_requests -= 1;
+                if let Found::Sent(sent) = self.connections[sender].flight.complete(number) {
+                    self.never_answered([sent]);
                     self.replace(sender, now_ns);
                 }
             }
             return;
         }
-        for _ in 0..lost {
+        for _ in lost {
             self.replace(index, now_ns);
         }
         self.timers.push(Reverse((until_ns, index)));
@@ -57,13 +56,21 @@ impl Generator {
         self.recorder.error(ErrorKind::Refused, refused as u64);
         let connection = &mut self.connections[index];
         // It is not said which; one is as good as the other.
-        let given_up = connection.flight.give_up(refused).len();
+        let given_up = connection.flight.give_up(refused);
         connection.state = State::Blocked;
-        self.open_requests -= given_up;
-        for _ in 0..given_up {
+        self.never_answered(given_up.iter().map(|(_, sent)| *sent));
+        for _ in given_up {
             self.replace(index, now_ns);
         }
         self.timers.push(Reverse((now_ns + nanoseconds(FIRST_PAUSE), index)));
+    }
+
+    /// These requests are open no longer.
+    fn never_answered(&mut self, requests: impl IntoIterator<Item = Sent>) {
+        for sent in requests {
+            self.recorder.unanswered(sent);
+            self.open_requests -= 1;
+        }
     }
 
     /// A closed loop goes on behind a request that had no reply.
@@ -102,15 +109,15 @@ impl Generator {
         let connection = &mut self.connections[index];
         let expired = connection.flight.expire((now_ns + 1).saturating_sub(nanoseconds(deadline)));
         connection.has_deadline = false;
-        self.open_requests -= expired.len();
-        for number in &expired {
+        self.never_answered(expired.iter().map(|(_, sent)| *sent));
+        for (number, _) in &expired {
             let (kind, count) = match &mut self.room {
                 Some(room) => (ErrorKind::Missing, room.give_up(index, *number)),
                 None => (ErrorKind::Lost, 1),
             };
             self.recorder.error(kind, count);
         }
-        for _ in &expired {
+        for _ in expired {
             self.replace(index, now_ns);
         }
         // It may only have rested; if its socket is full, the next write says so.
@@ -123,12 +130,14 @@ impl Generator {
 
     /// What was not sent is not any more. Of a run that was stopped nobody can say what would have been.
     pub(super) fn abandon_unsent(&mut self, arrivals: impl Iterator<Item = Arrival>, start_ns: u64, was_stopped: bool) {
-        let never_taken_up = arrivals.map(|arrival| start_ns + arrival.at_ns);
-        let never_sent = self.connections.iter_mut().flat_map(|connection| connection.flight.abandon());
-        // A closed loop counts what it sends.
-        let counts = !was_stopped && !matches!(self.plan.arrivals, Arrivals::Closed);
-        never_taken_up.chain(never_sent).filter(|_| counts).for_each(|intended_ns| self.recorder.unsent(intended_ns));
-        self.again.clear();
+        for connection in &mut self.connections {
+            let never_sent = connection.flight.abandon();
+            never_sent.filter(|_| !was_stopped).for_each(|intended_ns| self.recorder.unsent(intended_ns));
+        }
+        for arrival in arrivals.filter(|_| !was_stopped) {
+            self.recorder.intended(start_ns + arrival.at_ns);
+            self.recorder.unsent(start_ns + arrival.at_ns);
+        }
     }
 
     /// Replies that had come when the time was over.
@@ -137,29 +146,34 @@ impl Generator {
             wait(&self.wire.poller, batch, Duration::ZERO);
             batch.iter().for_each(|ready| self.handle_ready(ready));
         }
+        self.again.clear();
     }
 
     /// What was not answered is not any more.
     pub(super) fn abandon_unanswered(&mut self, was_stopped: bool) {
-        for (index, connection) in self.connections.iter_mut().enumerate() {
-            if connection.flight.in_flight() == 0 {
+        for index in 0..self.connections.len() {
+            let connection = &mut self.connections[index];
+            connection.unread = None;
+            // Replies may still come, and would answer nothing that the next run asks.
+            let flying = connection.flight.expire(u64::MAX);
+            if flying.is_empty() {
                 continue;
             }
-            // Its replies may still come, and would answer nothing that the next run asks.
-            let numbers = connection.flight.expire(u64::MAX);
-            if !was_stopped {
-                let missing: u64 = match &mut self.room {
-                    Some(room) => numbers.iter().map(|number| room.give_up(index, *number)).sum(),
-                    None => 0,
-                };
-                self.recorder.error(ErrorKind::Missing, missing);
-                self.recorder.error(ErrorKind::Unanswered, numbers.len() as u64);
+            match &mut self.room {
+                Some(room) => {
+                    for (number, _) in &flying {
+                        room.give_up(index, *number);
+                    }
+                }
+                None => {
+                    connection.close(State::Closed);
+                }
             }
-            if self.room.is_none() {
-                connection.close(State::Closed);
+            if !was_stopped {
+                self.recorder.error(ErrorKind::Unanswered, flying.len() as u64);
+                flying.iter().for_each(|(_, sent)| self.recorder.unanswered(*sent));
             }
         }
         self.open_requests = 0;
-        self.again.clear();
     }
 }

@@ -62,6 +62,14 @@ impl Socket {
         Ok(SocketAddr::try_from(rustix::net::getpeername(&self.0)?.ok_or(Errno::NOTCONN)?)?)
     }
 
+    /// This end's own address.
+    ///
+    /// # Errors
+    /// When the socket has none.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::try_from(rustix::net::getsockname(&self.0)?)?)
+    }
+
     /// Reads into the slices in order; 0 is the peer's FIN.
     ///
     /// # Errors

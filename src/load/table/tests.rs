@@ -30,6 +30,8 @@ fn nothing() -> Report {
         achieved_per_s: 0.0,
         requests: 0,
         unsent: 0,
+        intended: 0,
+        unanswered: 0,
         shed: 0,
         deliveries: 0,
         errors: Errors::default(),
@@ -96,6 +98,8 @@ fn everything() -> Report {
         achieved_per_s: 13_903.2,
         requests: 139_032,
         unsent: 500,
+        intended: 140_786,
+        unanswered: 1_234,
         shed: 20,
         deliveries: 7,
         errors,
@@ -185,7 +189,8 @@ work=tcp://127.0.0.1:7020
 
   offered    15,000 /s
   achieved   13,903 /s (92.68 %)
-  requests   139,032 answered · 500 unsent · 20 shed · 7 deliveries
+  requests   139,032 answered · 500 unsent · 1,234 unanswered · 20 shed
+             7 deliveries
   traffic    2.12 GiB sent (217 MiB/s) · 2.12 GiB received (217 MiB/s)
   errors     closed 2 · unanswered 1,234
   objective  p99=500us not met (1.25 % unanswered)

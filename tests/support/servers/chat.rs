@@ -17,8 +17,8 @@ pub(crate) enum Framing {
     Line,
 }
 
-/// What is wrong with a chat server. All but the echo go wrong for one connection alone, the second that it accepted, and
-/// "every" counts the messages for that one.
+/// What is wrong with a chat server. All but the last two go wrong for one connection alone, the second that it accepted,
+/// and "every" counts the messages for that one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     Nothing,
@@ -32,6 +32,8 @@ pub(crate) enum Fault {
     CorruptEvery(u64),
     /// Whoever sends a message gets it too.
     ToSenderToo,
+    /// The sender of every so many-th message, of all that are sent, is kicked once it is delivered.
+    KickEvery(u64),
 }
 
 /// The connection for which things go wrong.
@@ -75,9 +77,16 @@ impl Room {
             unread.extend_from_slice(sender.read(&mut buffer)?);
             let mut from = 0;
             while let Some(len) = self.frame_len(&unread[from..])? {
-                self.state.count(&self.state.requests, 1);
+                let number = self.state.count(&self.state.requests, 1) + 1;
                 self.deliver(sender.number, &unread[from..from + len]);
                 from += len;
+                if let Fault::KickEvery(every) = self.fault
+                    && is_due(number, every)
+                {
+                    self.state.count_fault();
+                    sender.cut();
+                    return None;
+                }
             }
             unread.drain(..from);
         }

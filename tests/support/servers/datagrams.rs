@@ -15,6 +15,8 @@ pub(crate) enum Fault {
     DropEvery(u64),
     /// Every so many-th is answered twice.
     TwiceEvery(u64),
+    /// The first one is answered again and again, without end, and no other.
+    WithoutEnd,
     /// Every so many-th comes back with its last byte changed.
     CorruptEvery(u64),
     /// Every so many-th comes back without its last byte.
@@ -38,6 +40,13 @@ pub(crate) fn echo(fault: Fault) -> Server {
         match fault {
             Fault::Nothing => {}
             Fault::Swallow => return,
+            Fault::WithoutEnd => {
+                while !counts.is_stopped() {
+                    send(&bytes, from);
+                    counts.count_fault();
+                }
+                return;
+            }
             Fault::DropEvery(every)
             | Fault::TwiceEvery(every)
             | Fault::CorruptEvery(every)

@@ -121,6 +121,18 @@ impl Server {
         self.state.open().len()
     }
 
+    /// From now on it keeps what each connection sends.
+    pub(crate) fn keep_traces(&self) {
+        self.state.keeps_traces.store(true, Ordering::Relaxed);
+    }
+
+    /// What each connection has sent since, sorted: in which order they were accepted does not matter.
+    pub(crate) fn traces(&self) -> Vec<Vec<u8>> {
+        let mut traces: Vec<_> = self.state.traces.lock().expect("no panic while held").values().cloned().collect();
+        traces.sort();
+        traces
+    }
+
     /// Begins a pause of the whole server: nothing is answered for so long, then all that has come.
     pub(crate) fn hold_for(&self, pause: Duration) {
         self.state.hold_for(pause);
@@ -196,6 +208,9 @@ struct State {
     /// Until when nothing is answered. Its lock guards `is_stopped` too, for `changed`.
     held_until: Mutex<Option<Instant>>,
     changed: Condvar,
+    keeps_traces: AtomicBool,
+    /// What each connection has sent, if that is kept.
+    traces: Mutex<BTreeMap<u64, Vec<u8>>>,
     /// Every connection that is open. Each belongs to the thread that serves it; here only to be shut down.
     open: Mutex<BTreeMap<u64, Arc<TcpStream>>>,
 }
@@ -303,6 +318,10 @@ impl Connection {
             Ok(count) => count,
         };
         self.state.count(&self.state.bytes_read, count as u64);
+        if self.state.keeps_traces.load(Ordering::Relaxed) {
+            let mut traces = self.state.traces.lock().expect("no panic while held");
+            traces.entry(self.number).or_default().extend_from_slice(&buffer[..count]);
+        }
         Some(&mut buffer[..count])
     }
 
@@ -329,6 +348,12 @@ impl Connection {
         let _ = self.stream.shutdown(Shutdown::Write);
         let mut buffer = [0; 4096];
         while self.read(&mut buffer).is_some() {}
+    }
+
+    /// Ends it in both directions, whoever still holds it.
+    fn cut(&self) {
+        // Fails if the client has gone.
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// Makes the close that follows a reset.

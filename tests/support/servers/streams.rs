@@ -21,6 +21,8 @@ pub(crate) enum Fault {
     CloseAfter(u64),
     /// Each connection is reset after so many bytes; with 0 as soon as it is accepted.
     ResetAfter(u64),
+    /// Once so many bytes have come, on all connections together, it is gone: nobody listens any more.
+    GoneAfter(u64),
     /// Reads and never answers, as discard does.
     Swallow,
     /// These bytes follow whatever is answered.
@@ -90,6 +92,13 @@ impl Echo {
             let bytes = connection.read(&mut buffer)?;
             self.state.count(&self.state.requests, 1);
             let before = self.read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            if let Fault::GoneAfter(most) = self.fault
+                && before + bytes.len() as u64 >= most
+            {
+                self.state.count_fault();
+                self.state.stop();
+                return None;
+            }
             let left = self.end_after().map_or(usize::MAX, |end| (end - answered) as usize);
             let len = bytes.len().min(left);
             let bytes = &mut bytes[..len];

@@ -56,6 +56,8 @@ pub(crate) enum Fault {
     WrongIdEvery(u64),
     /// Every so many-th is answered twice.
     TwiceEvery(u64),
+    /// The first one is answered again and again, without end.
+    WithoutEnd,
     /// Every so many-th is not answered.
     LoseEvery(u64),
     /// Every so many-th is answered with this length before it.
@@ -81,10 +83,7 @@ impl Work {
             let _ = read_requests(&connection, |request| {
                 reading.count(&reading.requests, 1);
                 let connection = Arc::clone(&connection);
-                let answer = move |frame: &[u8]| {
-                    // None if the client has gone.
-                    let _ = connection.write(frame);
-                };
+                let answer = move |frame: &[u8]| connection.write(frame);
                 jobs.send(Job { request, ready_ns: now_ns(), answer: Box::new(answer) }).expect("the pool is there");
             });
         });
@@ -107,6 +106,7 @@ impl Work {
             let answer = move |frame: &[u8]| {
                 counts.count(&counts.bytes_written, frame.len() as u64);
                 ignore(socket.send_to(frame, from));
+                Some(())
             };
             jobs.send(Job { request, ready_ns: now_ns(), answer: Box::new(answer) }).expect("the pool is there");
         });
@@ -175,8 +175,8 @@ struct Job {
     answer: Answer,
 }
 
-/// Sends a frame to whoever asked.
-type Answer = Box<dyn Fn(&[u8]) + Send>;
+/// Sends a frame to whoever asked; none if it is known to have gone.
+type Answer = Box<dyn Fn(&[u8]) -> Option<()> + Send>;
 
 struct Worker {
     number: u16,
@@ -245,9 +245,14 @@ impl Worker {
             length = wrong;
         }
         let frame = [&length.to_be_bytes(), &body[..]].concat();
-        answer(&frame);
-        if is_wrong && matches!(self.work.fault, Fault::TwiceEvery(_)) {
-            answer(&frame);
+        let again = match self.work.fault {
+            Fault::TwiceEvery(_) if is_wrong => 1,
+            Fault::WithoutEnd if is_wrong => usize::MAX,
+            _ => 0,
+        };
+        let mut left = again.saturating_add(1);
+        while left > 0 && !self.state.is_stopped() && answer(&frame).is_some() {
+            left -= 1;
         }
     }
 
@@ -255,6 +260,7 @@ impl Worker {
     fn is_wrong(&self, number: u64) -> bool {
         match self.work.fault {
             Fault::Nothing => false,
+            Fault::WithoutEnd => number == 1,
             Fault::ShedEvery(every)
             | Fault::WrongIdEvery(every)
             | Fault::TwiceEvery(every)
