@@ -30,8 +30,10 @@ use crate::net::{os, process};
 /// Few enough that arrivals are looked at often, enough to amortise the wait.
 pub(super) const EVENTS: usize = 256;
 
-/// Arrivals that are taken up in a row: some tens of microseconds.
+/// Arrivals that are taken up in a row, and between two events: few enough that a whole batch of events with sends
+/// between them takes no more than some milliseconds, even when the generator is far behind.
 const ARRIVALS: usize = 32;
+const ARRIVALS_BETWEEN: usize = 3;
 
 /// How often the loop looks whether it is to stop.
 pub(super) const ATTENTION: Duration = Duration::from_millis(50);
@@ -69,7 +71,7 @@ pub struct Generator {
     pub(super) plan: Plan,
     /// Which share: connections `share`, `share + shares`, and so on.
     share: usize,
-    shares: usize,
+    pub(super) shares: usize,
     pub(super) connections: Vec<Connection>,
     pub(super) wire: Wire,
     pub(super) recorder: Recorder,
@@ -202,7 +204,7 @@ impl Generator {
             if stopped || now_ns >= give_up_ns {
                 break;
             }
-            self.take_up_due(&mut arrivals, now_ns, span.start_ns);
+            self.take_up_due(&mut arrivals, now_ns, span.start_ns, ARRIVALS);
             self.look_at_timers(now_ns);
             if stage == Stage::Over && self.open_requests == 0 && arrivals.peek().is_none() {
                 break;
@@ -220,7 +222,7 @@ impl Generator {
                 self.handle_ready(ready);
                 // A long batch of replies must not hold arrivals up; a closed loop is spared the look at the clock.
                 if arrivals.peek().is_some() {
-                    self.take_up_due(&mut arrivals, monotonic_ns(), span.start_ns);
+                    self.take_up_due(&mut arrivals, monotonic_ns(), span.start_ns, ARRIVALS_BETWEEN);
                 }
             }
             for _ in 0..self.again.len() {
@@ -233,7 +235,7 @@ impl Generator {
         }
         self.is_replacing = false;
         let was_stopped = stop.load(Ordering::Relaxed);
-        self.abandon_unsent(arrivals, span.start_ns, was_stopped);
+        self.abandon_unsent(arrivals, (span.start_ns, end_ns), was_stopped);
         self.look_once_more(&mut batch);
         self.abandon_unanswered(was_stopped);
     }
@@ -248,9 +250,15 @@ impl Generator {
     /// Takes up what is due by now, and no more, nor too many: a generator that is behind must still read replies, and
     /// end in time.
     #[inline]
-    fn take_up_due(&mut self, arrivals: &mut Peekable<impl Iterator<Item = Arrival>>, due_ns: u64, start_ns: u64) {
+    fn take_up_due(
+        &mut self,
+        arrivals: &mut Peekable<impl Iterator<Item = Arrival>>,
+        due_ns: u64,
+        start_ns: u64,
+        most: usize,
+    ) {
         let mut now_ns = due_ns;
-        for _ in 0..ARRIVALS {
+        for _ in 0..most {
             let Some(arrival) = arrivals.next_if(|arrival| start_ns + arrival.at_ns <= due_ns) else { return };
             let intended_ns = start_ns + arrival.at_ns;
             self.recorder.taken_up(intended_ns, now_ns);

@@ -521,6 +521,7 @@ impl Incoming {
     /// Whether the head is one that the protocol allows, before anything is made of its body.
     fn check_head(&self, wire: &Wire) -> Result<(), ErrorKind> {
         let is_right = match wire.dialogue {
+            Dialogue::Work if self.flags() & !(SHED | STAMPS_FOLLOW) != 0 => false,
             Dialogue::Work => {
                 let length = u32::from_be_bytes(self.head[..4].try_into().expect("four bytes"));
                 length as usize == self.have - 4 + wire.pattern.body_len()

@@ -75,14 +75,17 @@ pub fn command(args: &LoadArgs) -> Result<bool, Error> {
     let histogram = histogram.transpose()?;
     let stop = stop_on_signals()?;
     let mut stdout = io::stdout().lock();
-    let mut failed = None;
+    let mut shown = Ok(());
     let mut show = |interval: &Interval| {
-        if args.json || failed.is_some() {
+        if args.json || shown.is_err() {
             return;
         }
         let heading = if interval.from_s == 0.0 { table::interval_heading() } else { String::new() };
-        let written = write!(stdout, "{heading}{}", table::interval_line(interval)).and_then(|()| stdout.flush());
-        failed = written.err();
+        shown = write!(stdout, "{heading}{}", table::interval_line(interval)).and_then(|()| stdout.flush());
+        if shown.is_err() {
+            // Nobody hears how it goes on.
+            stop.store(true, Ordering::Relaxed);
+        }
     };
     let (plan, outcome) = match plan.search {
         true => search::run(&plan, &stop, !args.quiet)?,
@@ -91,21 +94,31 @@ pub fn command(args: &LoadArgs) -> Result<bool, Error> {
             (plan, outcome)
         }
     };
-    if let Some((mut file, path)) = histogram {
-        let written = file.set_len(0).and_then(|()| outcome.tally.latency.write_hgrm(&mut file));
-        written.map_err(|reason| output_error(&path.display().to_string(), reason))?;
-    }
-    if let Some(reason) = failed {
-        return Err(output_error("standard output", reason));
-    }
     let report = outcome.report(&plan);
     let text = match args.json {
         true => serde_json::to_string(&report).expect("a report is JSON") + "\n",
         false => table::render(&report),
     };
-    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    written.map_err(|reason| output_error("standard output", reason))?;
-    Ok(!report.has_errors() && !report.interrupted)
+    let printed = shown.and_then(|()| stdout.write_all(text.as_bytes())).and_then(|()| stdout.flush());
+    // Neither output waits for the other to succeed.
+    if let Some((file, path)) = histogram {
+        let written = write_histogram(file, &outcome.tally);
+        written.map_err(|reason| output_error(&path.display().to_string(), reason))?;
+    }
+    match printed {
+        Ok(()) => Ok(!report.has_errors() && !report.interrupted),
+        // A reader that has seen enough is no failure; the exit code still says how the load went.
+        Err(reason) if reason.kind() == io::ErrorKind::BrokenPipe => Ok(!report.has_errors()),
+        Err(reason) => Err(output_error("standard output", reason)),
+    }
+}
+
+fn write_histogram(mut file: File, tally: &Tally) -> io::Result<()> {
+    // Pipes and devices have no length.
+    if file.metadata()?.is_file() {
+        file.set_len(0)?;
+    }
+    tally.latency.write_hgrm(&mut file)
 }
 
 /// What one run of a plan found.

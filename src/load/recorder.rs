@@ -157,6 +157,12 @@ impl Errors {
         }
     }
 
+    /// How many that no server may cause, however much is asked of it.
+    pub fn wrong(&self) -> u64 {
+        use ErrorKind::{Duplicate, OutOfOrder, Protocol, UnexpectedBytes, WrongBytes};
+        [Duplicate, OutOfOrder, Protocol, UnexpectedBytes, WrongBytes].iter().map(|kind| self.count(*kind)).sum()
+    }
+
     /// What happened since `earlier`.
     pub fn since(&self, earlier: &Errors) -> Errors {
         Errors(std::array::from_fn(|kind| self.0[kind] - earlier.0[kind]))
@@ -377,6 +383,12 @@ impl Recorder {
     /// A request that was sent will have no reply.
     pub fn unanswered(&mut self, sent: Sent) {
         self.tally.unanswered += u64::from(self.window.contains(&sent.intended_ns));
+    }
+
+    /// So many requests inside the window were never asked for, since there was no time to look at each.
+    pub fn never_taken_up(&mut self, count: u64) {
+        self.tally.intended += count;
+        self.tally.unsent += count;
     }
 
     /// A request due at `intended_ns` was never sent.

@@ -16,7 +16,7 @@ use serde::{Serialize, Serializer};
 
 use super::plan::{Objective, Plan, Service};
 use super::recorder::{Count, Errors, Stages, Tally};
-use crate::metrics::histogram::{Histogram, is_believable, rank};
+use crate::metrics::histogram::{Histogram, SAMPLES_BEYOND, is_believable, rank};
 use crate::net::process::ServerUse;
 
 /// The share of the window that one generator thread may be busy before its figures are in doubt: time on a processor
@@ -257,6 +257,9 @@ pub struct SearchPoint {
     pub saturated: bool,
     /// Why the objective was not met.
     pub reason: Option<String>,
+    /// What went wrong, of this run alone.
+    #[serde(serialize_with = "as_map")]
+    pub errors: Errors,
 }
 
 /// How a load stands to an objective.
@@ -319,7 +322,7 @@ impl Report {
             service_latency_ns: Quantiles::of(&tally.service_latency),
             connect_latency_ns: (!tally.connect_latency.is_empty()).then(|| Quantiles::of(&tally.connect_latency)),
             stages_ns: StageQuantiles::of(&tally.stages),
-            generator: Generator::of(tally),
+            generator: Generator::of(plan, tally),
             server: server.map(|server| Server::of(server, tally)),
             slo: None,
             intervals: Vec::new(),
@@ -330,9 +333,14 @@ impl Report {
         report
     }
 
-    /// Whether anything went wrong.
+    /// Whether anything went wrong. Of the runs of a search only what no server may do: at a rate that is too high for it,
+    /// one may lose datagrams and connections.
     pub fn has_errors(&self) -> bool {
-        self.errors.total() > 0
+        let mut runs = self.search.iter().flat_map(|search| &search.points);
+        match self.search {
+            Some(_) => runs.any(|point| point.errors.wrong() > 0) || self.errors.wrong() > 0,
+            None => self.errors.total() > 0,
+        }
     }
 
     /// Requests of the window that got no answer, or one that says they were not served.
@@ -370,7 +378,9 @@ impl Quantiles {
     pub fn of(histogram: &Histogram) -> Quantiles {
         let any = !histogram.is_empty();
         Quantiles {
-            mean: any.then(|| histogram.mean()),
+            // What is too long for the histogram counts as its longest; the library's mean knows better, and would stand
+            // above the maximum.
+            mean: any.then(|| histogram.mean().min(histogram.max() as f64)),
             p50: histogram.believable_quantile(0.5),
             p90: histogram.believable_quantile(0.9),
             p99: histogram.believable_quantile(0.99),
@@ -396,18 +406,18 @@ impl StageQuantiles {
 }
 
 impl Generator {
-    fn of(tally: &Tally) -> Generator {
+    fn of(plan: &Plan, tally: &Tally) -> Generator {
         let cpu_ns = tally.threads.iter().map(|thread| thread.cpu_ns).sum();
         let run_delay_ns = tally.threads.iter().map(|thread| thread.run_delay_ns).sum();
         let busiest = tally.threads.iter().map(|thread| thread.cpu_ns + thread.run_delay_ns).max().unwrap_or(0);
         let arrivals = tally.timer_error.len();
         Generator {
-            threads: tally.threads.len(),
+            threads: plan.threads,
             cpu_util: share(cpu_ns, tally.window_ns),
             run_delay_util: share(run_delay_ns, tally.window_ns),
             cpu_ns_per_request: per_request(cpu_ns, tally),
             saturated: share(busiest, tally.window_ns) >= BUSY_LIMIT
-                || tally.late_sends as f64 > arrivals as f64 * LATE_LIMIT,
+                || (tally.late_sends as f64 > arrivals as f64 * LATE_LIMIT && tally.late_sends >= SAMPLES_BEYOND),
             late_sends: tally.late_sends,
             timer_error_ns: (arrivals > 0).then(|| TimerError {
                 p50: tally.timer_error.believable_quantile(0.5),
@@ -460,7 +470,7 @@ impl SearchReport {
     /// What a search came to: the interval, of which either end may not have been found, and all rates tried.
     pub fn new(objective: &Objective, low: Option<f64>, high: Option<f64>, points: Vec<SearchPoint>) -> SearchReport {
         // The server may have kept the objective where the generator did not keep up.
-        let misses = || points.iter().filter(|point| !point.met && Some(point.rate_per_s) == high);
+        let misses = || points.iter().filter(|point| !point.met && Some(point.rate_per_s) >= high);
         let is_own_limit = misses().next().is_some() && misses().all(|point| point.saturated);
         let limited_by = is_own_limit.then_some("generator");
         SearchReport { objective: objective.text.clone(), low_per_s: low, high_per_s: high, limited_by, points }

@@ -191,7 +191,11 @@ pub fn run(plan: &Plan, stop: &AtomicBool, shows_progress: bool) -> Result<(Plan
 
 /// Whether the run met the objective, and if not, why.
 fn judge(objective: &Objective, rate_per_s: f64, report: &Report) -> SearchPoint {
-    let verdict = report.verdict(objective);
+    let mut verdict = report.verdict(objective);
+    let wrong = report.errors.wrong();
+    if wrong > 0 {
+        verdict.reason = Some(format!("{wrong} wrong replies"));
+    }
     SearchPoint {
         rate_per_s,
         achieved_per_s: report.achieved_per_s,
@@ -199,6 +203,7 @@ fn judge(objective: &Objective, rate_per_s: f64, report: &Report) -> SearchPoint
         met: verdict.reason.is_none(),
         saturated: report.generator.saturated,
         reason: verdict.reason,
+        errors: report.errors,
     }
 }
 

@@ -8,6 +8,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use crate::clock::monotonic_ns;
 use crate::load::client::{EVENTS, Generator, nanoseconds, wait};
 use crate::load::connect::CONNECT_TIMEOUT;
 use crate::load::connection::State;
@@ -19,6 +20,9 @@ use crate::net::poller::Batch;
 /// A failed connection is opened again after this, and after twice as long each time it fails again.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long what was never sent is counted one by one.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 impl Generator {
     /// The connection has failed: counts that, and what it leaves unanswered, and has it opened again.
@@ -129,14 +133,31 @@ impl Generator {
     }
 
     /// What was not sent is not any more. Of a run that was stopped nobody can say what would have been.
-    pub(super) fn abandon_unsent(&mut self, arrivals: impl Iterator<Item = Arrival>, start_ns: u64, was_stopped: bool) {
+    /// What would have been due after 100 ms of counting is reckoned from the rate instead.
+    pub(super) fn abandon_unsent(
+        &mut self,
+        arrivals: impl Iterator<Item = Arrival>,
+        (start_ns, end_ns): (u64, u64),
+        was_stopped: bool,
+    ) {
         for connection in &mut self.connections {
             let never_sent = connection.flight.abandon();
             never_sent.filter(|_| !was_stopped).for_each(|intended_ns| self.recorder.unsent(intended_ns));
         }
-        for arrival in arrivals.filter(|_| !was_stopped) {
-            self.recorder.intended(start_ns + arrival.at_ns);
-            self.recorder.unsent(start_ns + arrival.at_ns);
+        if was_stopped {
+            return;
+        }
+        // At a rate far beyond reach there are too many to look at each.
+        let until_ns = monotonic_ns() + nanoseconds(PATIENCE);
+        for (count, arrival) in arrivals.enumerate() {
+            let intended_ns = start_ns + arrival.at_ns;
+            self.recorder.intended(intended_ns);
+            self.recorder.unsent(intended_ns);
+            if count % 1024 == 1023 && monotonic_ns() > until_ns {
+                let left_s = end_ns.saturating_sub(intended_ns) as f64 / 1e9;
+                let rate_per_s = self.plan.arrivals.rate_per_s().unwrap_or(0.0) / self.shares as f64;
+                return self.recorder.never_taken_up((left_s * rate_per_s) as u64);
+            }
         }
     }
 

@@ -264,6 +264,7 @@ fn a_search_says_when_the_generator_was_its_limit() {
         met,
         saturated,
         reason: None,
+        errors: Errors::default(),
     };
     let limit =
         |points: &[SearchPoint]| SearchReport::new(&objective, Some(1.0), Some(2.0), points.to_vec()).limited_by;

@@ -154,6 +154,7 @@ fn everything() -> Report {
         met: reason.is_none(),
         saturated,
         reason: reason.map(str::to_owned),
+        errors: Errors::default(),
     };
     report.search = Some(SearchReport {
         objective: "p99=500us".to_owned(),
