@@ -19,6 +19,9 @@ const HEAD: usize = 20;
 const MAX_FRAME: usize = 1 << 20;
 const MAX_DEMAND_NS: u64 = 10_000_000_000;
 
+/// Frames that come faster than anybody takes them up one by one.
+const BURST: usize = 2_000;
+
 /// What an engine cannot know.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -76,7 +79,7 @@ impl Work {
     /// Over TCP.
     pub(crate) fn tcp(self) -> Server {
         let state = State::new();
-        let (jobs, pool) = self.pool(&state);
+        let (jobs, pool) = self.pool(&state, BURST);
         let reading = Arc::clone(&state);
         let mut server = Server::accepting(Duration::ZERO, state, move |connection| {
             // It ends when the client does, or says something that no client may say.
@@ -94,7 +97,7 @@ impl Work {
     /// Over UDP, a frame a datagram.
     pub(crate) fn udp(self) -> Server {
         let state = State::new();
-        let (jobs, pool) = self.pool(&state);
+        let (jobs, pool) = self.pool(&state, 1);
         let counts = Arc::clone(&state);
         let mut server = Server::receiving(state, move |socket, datagram, from| {
             let Some((length, body)) = datagram.split_first_chunk() else { return };
@@ -115,13 +118,14 @@ impl Work {
     }
 
     /// Its threads, which end when nobody can send them a job any more.
-    fn pool(self, state: &Arc<State>) -> (Sender<Job>, Vec<thread::JoinHandle<()>>) {
+    fn pool(self, state: &Arc<State>, burst: usize) -> (Sender<Job>, Vec<thread::JoinHandle<()>>) {
         let (sender, jobs) = channel();
         let (jobs, answered) = (Arc::new(Mutex::new(jobs)), Arc::new(AtomicU64::new(0)));
         let start = |number| {
             let worker = Worker {
                 number,
                 work: self,
+                burst,
                 jobs: Arc::clone(&jobs),
                 answered: Arc::clone(&answered),
                 state: Arc::clone(state),
@@ -181,6 +185,8 @@ type Answer = Box<dyn Fn(&[u8]) -> Option<()> + Send>;
 struct Worker {
     number: u16,
     work: Work,
+    /// Frames in one write, when there is no end of them.
+    burst: usize,
     jobs: Arc<Mutex<Receiver<Job>>>,
     /// Of all workers.
     answered: Arc<AtomicU64>,
@@ -250,8 +256,9 @@ impl Worker {
             Fault::WithoutEnd if is_wrong => usize::MAX,
             _ => 0,
         };
+        let frames = if again == usize::MAX { frame.repeat(self.burst) } else { frame };
         let mut left = again.saturating_add(1);
-        while left > 0 && !self.state.is_stopped() && answer(&frame).is_some() {
+        while left > 0 && !self.state.is_stopped() && answer(&frames).is_some() {
             left -= 1;
         }
     }
