@@ -107,6 +107,15 @@ fn each_corrupted_byte_is_found() {
 }
 
 #[test]
+fn one_corrupted_byte_in_a_million_is_found() {
+    // Two megabytes for each request of an open loop: whatever the machine has time for, two wrong bytes are among them.
+    let server = streams::echo(Fault::CorruptOneIn(1_000_000));
+    let report = report(&tcp(&server), &["--rate", "10", "--arrivals", "uniform", "--size", "2MiB", "--warmup", "0"]);
+    let (found, corrupted) = (report.error("wrong_bytes"), server.finish().faults);
+    assert!((1..=corrupted).contains(&found), "{found} of {corrupted}: {report:?}");
+}
+
+#[test]
 fn each_fault_of_a_datagram_server_is_named_and_counted() {
     let every = 5;
     let table: &[(DatagramFault, &[&str], &[&str])] = &[
