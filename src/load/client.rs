@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::iter::Peekable;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -24,7 +25,8 @@ use crate::load::plan::{Arrivals, Plan, Service};
 use crate::load::recorder::{Count, ErrorKind, Mark, Recorder, Tally, ThreadUse};
 use crate::load::room::{Delivered, PROBE, Room};
 use crate::load::schedule::{Arrival, Schedule};
-use crate::net::poller::{Batch, Poller, Ready};
+use crate::net::alarm::Alarm;
+use crate::net::poller::{Batch, Poller, Ready, WAKE_KEY};
 use crate::net::{os, process};
 
 /// Few enough that arrivals are looked at often, enough to amortise the wait.
@@ -34,6 +36,9 @@ pub(super) const EVENTS: usize = 256;
 /// between them takes no more than some milliseconds, even when the generator is far behind.
 const ARRIVALS: usize = 32;
 const ARRIVALS_BETWEEN: usize = 3;
+
+/// The key of the alarm: of no connection, whose keys have a generation.
+const ALARM_KEY: u64 = WAKE_KEY - 1;
 
 /// How often the loop looks whether it is to stop.
 pub(super) const ATTENTION: Duration = Duration::from_millis(50);
@@ -83,6 +88,11 @@ pub struct Generator {
     /// Events that were told while the connections were made.
     pub(super) unread: Vec<Ready>,
     alertness: Alertness,
+    /// Ends the waits of a closed loop, next at `alarm_ns`.
+    alarm: Alarm,
+    alarm_ns: u64,
+    /// When the loop last looked at the clock.
+    seen_ns: u64,
     /// Given up after this, if it is neither answered nor known to be lost.
     pub(super) deadline: Option<Duration>,
     /// Requests waiting or in flight.
@@ -103,7 +113,10 @@ impl Generator {
         (share, shares): (usize, usize),
         stop: &AtomicBool,
     ) -> Result<Generator, Error> {
-        let wire = Wire::new(plan, address).map_err(|reason| Error::resource("start the load", reason))?;
+        let start = |reason| Error::resource("start the load", reason);
+        let wire = Wire::new(plan, address).map_err(start)?;
+        let alarm = Alarm::new().map_err(start)?;
+        wire.poller.watch_edge(alarm.as_fd(), ALARM_KEY).map_err(start)?;
         let own = (share..plan.connections).step_by(shares);
         let connections: Vec<Connection> = own.map(|index| Connection::new(Who::new(index, plan.seed))).collect();
         let is_chat = matches!(plan.service, Service::Chat { .. });
@@ -120,6 +133,9 @@ impl Generator {
             again: VecDeque::new(),
             unread: Vec::new(),
             alertness: Alertness::new(),
+            alarm,
+            alarm_ns: 0,
+            seen_ns: 0,
             open_requests: 0,
             is_replacing: false,
         };
@@ -161,6 +177,7 @@ impl Generator {
         }
         loop {
             let mut now_ns = monotonic_ns();
+            self.seen_ns = now_ns;
             let starts = stage == Stage::Before && now_ns >= span.start_ns;
             if starts {
                 stage = Stage::WarmingUp;
@@ -469,16 +486,28 @@ impl Generator {
         if !self.again.is_empty() {
             return wait(&self.wire.poller, batch, Duration::ZERO);
         }
+        let Some(due_ns) = arrival_ns else {
+            self.set_alarm(timer_ns);
+            return self.wire.poller.wait(batch, None).expect("a poller can be waited on");
+        };
         let now_ns = monotonic_ns();
         let other_ns = timer_ns.saturating_sub(now_ns);
-        let Some(due_ns) = arrival_ns else {
-            return wait(&self.wire.poller, batch, Duration::from_nanos(other_ns).min(ATTENTION));
-        };
         let sleep_ns = self.alertness.sleep_ns(due_ns, now_ns);
         wait(&self.wire.poller, batch, Duration::from_nanos(sleep_ns.min(other_ns)).min(ATTENTION));
         let found_something = batch.iter().next().is_some();
         if sleep_ns > 0 {
             self.alertness.woke(monotonic_ns(), found_something);
+        }
+    }
+
+    /// Has the next wait end by `until_ns`, and soon in any case, to look whether it is to stop. A timeout would have the
+    /// kernel set and clear a timer at every wait, for boundaries that are a thousand waits away.
+    #[inline]
+    fn set_alarm(&mut self, until_ns: u64) {
+        let now_ns = self.seen_ns;
+        if now_ns >= self.alarm_ns || until_ns < self.alarm_ns {
+            self.alarm_ns = until_ns.min(now_ns + nanoseconds(ATTENTION));
+            self.alarm.set(Duration::from_nanos(self.alarm_ns.saturating_sub(monotonic_ns())));
         }
     }
 

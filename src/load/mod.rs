@@ -226,8 +226,8 @@ pub fn run(plan: &Plan, stop: &AtomicBool, show: &mut dyn FnMut(&Interval)) -> R
 /// The generators of all threads, with their connections.
 fn connect(plan: &Plan, stop: &AtomicBool) -> Result<Vec<Generator>, Error> {
     let limit = os::raise_descriptor_limit();
-    // A poller is two.
-    let needed = os::open_descriptors() + plan.connections + plan.threads * 2 + SPARE_DESCRIPTORS;
+    // A poller is two, an alarm one.
+    let needed = os::open_descriptors() + plan.connections + plan.threads * 3 + SPARE_DESCRIPTORS;
     if needed > limit {
         return Err(Error::Usage {
             flag: "--connections".to_owned(),
