@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use self::file::File;
 use self::keys::{KEYS, Key, Unfit};
+pub(crate) use self::keys::{shown, within};
 use self::listen::{Asked, Field};
 use crate::cli::ServeArgs;
 use crate::error::Error;

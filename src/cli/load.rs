@@ -161,5 +161,5 @@ Examples:
 
 Every reply is checked. The report goes to stdout, also after errors.
 
-Exit codes: 0 done and every reply right, 1 failed while running or errors were counted,
+Exit codes: 0 done and every reply right, 1 failed while running, interrupted, or errors counted,
 2 wrong usage.";

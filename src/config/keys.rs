@@ -336,7 +336,8 @@ impl Value {
     }
 }
 
-fn within<T: PartialOrd>(value: T, min: T, max: T) -> Result<T, &'static str> {
+/// The value, if it lies in the range; otherwise what is wrong with it, as it follows the value in a sentence.
+pub(crate) fn within<T: PartialOrd>(value: T, min: T, max: T) -> Result<T, &'static str> {
     if value < min {
         Err("is too small")
     } else if value > max {
@@ -347,6 +348,6 @@ fn within<T: PartialOrd>(value: T, min: T, max: T) -> Result<T, &'static str> {
 }
 
 /// A value as an error line shows it: something to see even if it is empty, and never a second line.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     if text.is_empty() { "an empty value".to_owned() } else { text.escape_debug().to_string() }
 }

@@ -11,8 +11,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::config::{parse_duration, show_duration};
-use crate::load::target::named;
+use crate::config::{parse_duration, show_duration, shown};
 use crate::random::Random;
 
 /// What a demand may be written as, as it follows "expected".
@@ -62,9 +61,9 @@ impl Demand {
             "exp" => read_mean(rest).map(|mean| Demand::Exponential { mean }),
             "bimodal" => read_bimodal(rest),
             "lognormal" => read_lognormal(rest),
-            _ => return Err(format!("{} is not a distribution", named(name))),
+            _ => return Err(format!("{} is not a distribution", shown(name))),
         };
-        parsed.map_err(|problem| format!("{}: {problem}", named(text)))
+        parsed.map_err(|problem| format!("{}: {problem}", shown(text)))
     }
 
     /// The mean of the distribution, exactly; samples are rounded to whole nanoseconds.
@@ -129,7 +128,7 @@ pub(super) fn parse_decimal(text: &str) -> Option<f64> {
 }
 
 fn read_time(text: &str) -> Result<Duration, String> {
-    let time = parse_duration(text).map_err(|problem| format!("{} {problem}", named(text)))?;
+    let time = parse_duration(text).map_err(|problem| format!("{} {problem}", shown(text)))?;
     if time > LONGEST { Err(format!("{text} is more than {}", show_duration(LONGEST))) } else { Ok(time) }
 }
 
@@ -140,8 +139,8 @@ fn read_mean(text: &str) -> Result<Duration, String> {
 
 fn read_bimodal(text: &str) -> Result<Demand, String> {
     let part = |part: &str| {
-        let (share, time) = part.split_once(':').ok_or_else(|| format!("{} is not SHARE%:DURATION", named(part)))?;
-        let share = read_share(share).map_err(|problem| format!("{} {problem}", named(share)))?;
+        let (share, time) = part.split_once(':').ok_or_else(|| format!("{} is not SHARE%:DURATION", shown(part)))?;
+        let share = read_share(share).map_err(|problem| format!("{} {problem}", shown(share)))?;
         Ok((share, read_time(time)?))
     };
     let parts = text.split(',').map(part).collect::<Result<Vec<_>, String>>()?;
@@ -161,7 +160,7 @@ fn read_lognormal(text: &str) -> Result<Demand, String> {
     match parse_decimal(sigma) {
         Some(sigma) if sigma <= LARGEST_SIGMA => Ok(Demand::Lognormal { mean, sigma }),
         Some(_) => Err(format!("{sigma} is more than {LARGEST_SIGMA}, the largest sigma")),
-        None => Err(format!("{} is not a number", named(sigma))),
+        None => Err(format!("{} is not a number", shown(sigma))),
     }
 }
 

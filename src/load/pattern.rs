@@ -1,7 +1,8 @@
 //! What is sent, and what must come back: for each connection an endless row of frames, made on demand.
 //!
 //! A frame is a prefix, which no other frame of any connection has, and a body, which all have in common; so that a
-//! frame costs the writing of its prefix, and the check of a reply one `memcmp`. Every frame of a load has the same
+//! frame costs the writing of its prefix, and the check of a reply one `memcmp`. (A frame of fewer than eight bytes has no
+//! room for that: those of one byte repeat after 256.) Every frame of a load has the same
 //! length. Nothing here knows a socket or a time. Read next: `connection.rs`.
 
 use crate::load::demand::Demand;

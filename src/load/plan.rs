@@ -11,11 +11,11 @@
 use std::time::Duration;
 
 use crate::cli::LoadArgs;
-use crate::config::{Scheme, parse_duration, parse_size, show_duration, show_size};
+use crate::config::{Scheme, parse_duration, parse_size, show_duration, show_size, shown, within};
 use crate::error::Error;
 use crate::load::demand::{self, Demand, parse_decimal};
 use crate::load::search;
-use crate::load::target::{ServiceKind, Target, named};
+use crate::load::target::{ServiceKind, Target};
 
 /// One, so that what is measured is the server and not its queue.
 pub const CONNECTIONS: usize = 1;
@@ -275,7 +275,7 @@ impl Objective {
         let wrong = |part: &str, problem: &str| {
             let range = format!("from 1ns to {}", show_duration(MAX_OBJECTIVE));
             let expected = format!("pN=DURATION with N between 0 and 100 and a duration {range}, as in p99=500us");
-            usage("--slo", format!("{} {problem}", named(part)), expected)
+            usage("--slo", format!("{} {problem}", shown(part)), expected)
         };
         let (name, at_most) = text.split_once('=').ok_or_else(|| wrong(text, "is not an objective"))?;
         let percentile = name.strip_prefix('p').map(|number| number.replacen('_', ".", 1));
@@ -324,7 +324,7 @@ fn arrivals(args: &LoadArgs) -> Result<Arrivals, Error> {
         let (min, max) = RATES_PER_S;
         let rate = parse_decimal(text).ok_or("is not a number").and_then(|rate| within(rate, min, max));
         let expected = || format!("requests per second, from {min} to {max}");
-        rate.map_err(|problem| usage("--rate", format!("{} {problem}", named(text)), expected()))
+        rate.map_err(|problem| usage("--rate", format!("{} {problem}", shown(text)), expected()))
     });
     let Some(rate_per_s) = rate.transpose()?.or(args.search.then_some(SEARCH_START_PER_S)) else {
         return match args.arrivals {
@@ -404,7 +404,7 @@ fn size(args: &LoadArgs, service: &Service, scheme: Scheme) -> Result<usize, Err
     });
     bytes.map_err(|problem| {
         let range = format!("from {} to {}", show_size(sizes.min), show_size(sizes.max));
-        usage("--size", format!("{} {problem}", named(text)), format!("a size such as 64, 16KiB or 1MiB, {range}"))
+        usage("--size", format!("{} {problem}", shown(text)), format!("a size such as 64, 16KiB or 1MiB, {range}"))
     })
 }
 
@@ -462,24 +462,14 @@ fn quantity<T: PartialOrd>(
 ) -> Result<Option<T>, Error> {
     let Some(text) = given.as_deref() else { return Ok(None) };
     let value = parse(text).and_then(|value| within(value, min, max));
-    value.map(Some).map_err(|problem| usage(flag, format!("{} {problem}", named(text)), expected))
+    value.map(Some).map_err(|problem| usage(flag, format!("{} {problem}", shown(text)), expected))
 }
 
 fn word<T: Copy>(flag: &str, given: &Option<String>, words: &[(&str, T)]) -> Result<Option<T>, Error> {
     let Some(text) = given.as_deref() else { return Ok(None) };
     let Some((_, value)) = words.iter().find(|(word, _)| *word == text) else {
         let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        return Err(usage(flag, format!("{} is not known", named(text)), known.join(" or ")));
+        return Err(usage(flag, format!("{} is not known", shown(text)), known.join(" or ")));
     };
     Ok(Some(*value))
-}
-
-fn within<T: PartialOrd>(value: T, min: T, max: T) -> Result<T, &'static str> {
-    if value < min {
-        Err("is too small")
-    } else if value > max {
-        Err("is too large")
-    } else {
-        Ok(value)
-    }
 }

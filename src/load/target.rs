@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 
-use crate::config::Scheme;
+use crate::config::{Scheme, shown};
 use crate::error::Error;
 
 /// A server and the service that is asked of it.
@@ -44,7 +44,7 @@ impl Target {
     /// # Errors
     /// [`Error::Usage`] of `TARGET`: what is wrong with it, and what was expected.
     pub fn parse(text: &str) -> Result<Target, Error> {
-        let whole = |problem: &str| wrong(format!("{} {problem}", named(text)), FORM);
+        let whole = |problem: &str| wrong(format!("{} {problem}", shown(text)), FORM);
         let (before, rest) = text.split_once("://").ok_or_else(|| whole("is not a target"))?;
         let (service, scheme) = match before.split_once('=') {
             Some((service, scheme)) => (ServiceKind::from_name(service)?, scheme),
@@ -52,7 +52,7 @@ impl Target {
         };
         let scheme = Scheme::from_name(scheme)
             .filter(|scheme| *scheme != Scheme::Unix)
-            .ok_or_else(|| wrong(format!("{} is not a scheme that load knows", named(scheme)), "tcp or udp"))?;
+            .ok_or_else(|| wrong(format!("{} is not a scheme that load knows", shown(scheme)), "tcp or udp"))?;
         let (host, port) =
             rest.rsplit_once(':').filter(|_| !rest.ends_with(']')).ok_or_else(|| whole("has no port"))?;
         let is_digits = port.bytes().all(|byte| byte.is_ascii_digit());
@@ -63,11 +63,11 @@ impl Target {
             Some(rest) => match rest.strip_suffix(']') {
                 // A zone, as in fe80::1%eth0, is for the system to understand.
                 Some(address) if address.split('%').next().is_some_and(is_ipv6) => address,
-                _ => return Err(wrong(format!("{} is not an IPv6 address", named(host)), FORM)),
+                _ => return Err(wrong(format!("{} is not an IPv6 address", shown(host)), FORM)),
             },
             None if host.contains(':') => {
                 let expected = "an IPv6 address in brackets, as in tcp://[::1]:7007";
-                return Err(wrong(format!("{} has more colons than a host and a port", named(text)), expected));
+                return Err(wrong(format!("{} has more colons than a host and a port", shown(text)), expected));
             }
             None => host,
         };
@@ -131,18 +131,13 @@ impl ServiceKind {
             // `files` is promised; the others are not.
             let yet = if name == "files" { " yet" } else { "" };
             let known = ServiceKind::ALL.map(ServiceKind::name).join(", ");
-            wrong(format!("{} is not a service that load knows{yet}", named(name)), &format!("one of {known}"))
+            wrong(format!("{} is not a service that load knows{yet}", shown(name)), &format!("one of {known}"))
         })
     }
 }
 
 fn wrong(problem: String, expected: &str) -> Error {
     Error::Usage { flag: "TARGET".to_owned(), problem, expected: expected.to_owned() }
-}
-
-/// A text as an error names it: something to see even if it is empty, and never a second line.
-pub(super) fn named(text: &str) -> String {
-    if text.is_empty() { "an empty value".to_owned() } else { text.escape_debug().to_string() }
 }
 
 #[cfg(test)]
