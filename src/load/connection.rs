@@ -462,9 +462,11 @@ impl Connection {
                 let checked = self.check_frames(wire, len, received_ns);
                 // One whole frame, no less and no more.
                 let has_rest = self.incoming.as_ref().is_some_and(|incoming| incoming.have > 0);
-                if checked.is_ok() && (wire.replies.len() != before + 1 || has_rest) {
+                let is_one = wire.replies.len() == before + 1 && !has_rest;
+                let checked = checked.and(if is_one { Ok(()) } else { Err(ErrorKind::Protocol) });
+                if checked.is_err() {
+                    // A right frame in a wrong datagram is no reply.
                     wire.replies.truncate(before);
-                    return Err(ErrorKind::Protocol);
                 }
                 checked
             }
@@ -554,6 +556,32 @@ mod tests {
     use rustix::net::{AddressFamily, SocketType, bind, connect, getsockname, socket};
 
     use super::*;
+    use crate::cli::LoadArgs;
+
+    #[test]
+    fn a_datagram_is_one_whole_reply_or_none() {
+        let target = "work=udp://127.0.0.1:1".to_owned();
+        let plan = Plan::resolve(&LoadArgs { target, size: Some("3".to_owned()), ..LoadArgs::default() });
+        let mut wire = Wire::new(&plan.expect("the flags are right"), SocketAddr::from((Ipv4Addr::LOCALHOST, 1)))
+            .expect("a poller");
+        let mut connection = Connection::new(Who::new(0, 1));
+        connection.flight.ask(0);
+        connection.flight.begin(1, 0);
+        let payload = wire.pattern.stream(connection.who, Cursor::default(), 27)[24..].to_vec();
+        let id = connection.who.id(0).to_be_bytes();
+        let reply = [&31_u32.to_be_bytes()[..], &id, &[0; 16], &[0; 4], &payload].concat();
+        let mut check = |datagram: &[u8]| {
+            wire.inbox[..datagram.len()].copy_from_slice(datagram);
+            let checked = connection.check_datagram(&mut wire, datagram.len(), 1);
+            (checked, wire.replies.drain(..).count())
+        };
+        assert_eq!(check(&reply), (Ok(()), 1));
+        assert_eq!(check(&reply[..reply.len() - 1]), (Err(ErrorKind::Protocol), 0));
+        assert_eq!(check(&[&reply[..], &reply].concat()), (Err(ErrorKind::Protocol), 0));
+        assert_eq!(check(&[&reply[..], &[9; 40]].concat()), (Err(ErrorKind::Protocol), 0));
+        assert_eq!(check(&[]), (Err(ErrorKind::Protocol), 0));
+        assert_eq!(check(&reply), (Ok(()), 1));
+    }
 
     #[test]
     fn a_dead_server_is_not_ourselves() {

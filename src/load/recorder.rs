@@ -13,7 +13,7 @@ use crate::load::flight::Sent;
 use crate::metrics::histogram::Histogram;
 
 /// A send that comes later than this after its time says that the generator itself was short of processor: waking a
-/// sleeping virtual processor takes tens of microseconds, never as long.
+/// sleeping one takes tens of microseconds. On a virtual machine it may also be the host that has taken it away.
 pub const LATE_NS: u64 = 1_000_000;
 
 /// What the measured windows of one generator thread found, or of all threads together.

@@ -269,10 +269,8 @@ fn warnings(report: &Report) -> Vec<String> {
         let total = report.requests + missing;
         let share = show_share(missing as f64 / total as f64);
         let missing = show_count(missing);
-        warnings.push(format!(
-            "{missing} of {} requests ({share}) got no answer. The latencies are those of the others.",
-            show_count(total)
-        ));
+        let others = if report.requests > 0 { " The latencies are those of the others." } else { "" };
+        warnings.push(format!("{missing} of {} requests ({share}) got no answer.{others}", show_count(total)));
     }
     if report.generator.saturated {
         let remedy = match report.mode {
