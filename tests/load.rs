@@ -19,7 +19,7 @@ use serde_json::Value;
 use load::{check_all, report, right, run};
 use process::Process;
 use servers::Server;
-use servers::chat::{self, Framing, chat};
+use servers::chat::{self, Framing, chat, chat_after};
 use servers::datagrams;
 use servers::streams::{self, Fault};
 use servers::work::{self, Stamps, Work};
@@ -352,6 +352,14 @@ fn chat_reaches_everybody() {
         // In a window that is short, what was sent before it arrives, too.
         assert!(report.at("mode") == "closed" || report.count("deliveries") > others, "{report:?}");
     });
+}
+
+#[test]
+fn a_probe_that_is_half_sent_when_the_room_is_full_is_sent_to_its_end() {
+    // The first probe fits into the kernel's buffers and the second does not: it is on its way when the first is heard.
+    let server = chat_after(Duration::from_millis(100), Framing::Length, chat::Fault::Nothing);
+    let flags = ["--connections", "3", "--rate", "60", "--size", "3MiB", "--lost-after", "60s"];
+    right(&format!("chat={}", tcp(&server)), &flags);
 }
 
 #[test]

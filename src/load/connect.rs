@@ -71,26 +71,37 @@ impl Generator {
         let until_ns = monotonic_ns() + nanoseconds(CONNECT_TIMEOUT);
         let mut next_ns = 0;
         let mut round = 0;
-        while let Some(deaf) = hears.iter().position(|hears| !hears) {
+        loop {
+            let deaf = hears.iter().position(|hears| !hears);
+            // A probe that is half sent is sent to its end, whoever has heard what before: the load follows behind it.
+            let half_sent = self.connections.iter().position(|connection| !connection.has_probed());
+            // The first speaks to all others, the second to the first.
+            let second_speaks = deaf == Some(0) && hears.iter().skip(1).all(|hears| *hears);
+            let Some(speaker) = half_sent.or(deaf.map(|_| usize::from(second_speaks))) else { break };
             let now_ns = monotonic_ns();
             if now_ns >= until_ns {
                 let count = hears.iter().filter(|hears| !**hears).count();
-                let text = format!("{count} of {} connections hear no message of the others", hears.len());
+                let text = match count {
+                    0 => format!("the room takes no message of {} bytes whole", self.wire.pattern.frame()),
+                    _ => format!("{count} of {} connections hear no message of the others", hears.len()),
+                };
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
             go_on_unless(stop)?;
-            // The first speaks to all others, the second to the first.
-            let speaker = usize::from(deaf == 0 && hears.iter().skip(1).all(|hears| *hears));
             let connection = &mut self.connections[speaker];
-            if connection.has_probed() && now_ns >= next_ns {
+            if half_sent.is_none() && now_ns >= next_ns {
                 connection.probe(&mut self.wire, PROBE + round)?;
                 round += 1;
                 next_ns = now_ns + nanoseconds(PROBE_EVERY);
             }
             let flushed = connection.flush(&mut self.wire, now_ns);
             flushed.map_err(|kind| io::Error::other(format!("the room takes no message: {kind:?}")))?;
-            // Soon again while the probe is on its way; it may be many chunks long.
-            let pause_ns = if connection.wants_to_write(&self.wire) { 0 } else { next_ns.saturating_sub(now_ns) };
+            let pause_ns = match connection.has_probed() {
+                true => next_ns.saturating_sub(now_ns),
+                // Many chunks long: soon again, unless an event is to tell when it goes on.
+                false if connection.wants_to_write(&self.wire) => 0,
+                false => nanoseconds(ATTENTION),
+            };
             wait(&self.wire.poller, &mut batch, Duration::from_nanos(pause_ns));
             for ready in batch.iter() {
                 let index = ready.key as u32 as usize;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Connection, Server, State, is_due, spoiled};
 
-const MAX_MESSAGE: usize = 1 << 20;
+const MAX_MESSAGE: usize = 8 << 20;
 
 /// How a message ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +41,14 @@ const VICTIM: u64 = 1;
 
 /// A chat server with one room.
 pub(crate) fn chat(framing: Framing, fault: Fault) -> Server {
+    chat_after(Duration::ZERO, framing, fault)
+}
+
+/// One that lets nobody in for so long: connections stand, and what they send waits in the kernel.
+pub(crate) fn chat_after(delay: Duration, framing: Framing, fault: Fault) -> Server {
     let state = State::new();
     let room = Room { framing, fault, state: Arc::clone(&state), members: Mutex::default(), wrong: Mutex::default() };
-    Server::accepting(Duration::ZERO, state, move |connection| {
+    Server::accepting(delay, state, move |connection| {
         room.members.lock().expect("no panic while held").insert(connection.number, Arc::clone(&connection));
         // It ends when the client does, or sends too long a message.
         let _ = room.read_messages(&connection);
