@@ -128,6 +128,33 @@ pub struct ServeArgs {
         help = help("pin", "Pin each worker, not the poller, to a core of its own; --pin=off overrides the file"))]
     pub pin: Option<String>,
 
+    /// Which loop a session lives on
+    #[arg(long, value_name = "reuseport|round-robin|least", help_heading = SCHEDULING,
+        value_parser = ["reuseport", "round-robin", "least"], hide_possible_values = true,
+        help = help("placement", "event-loops: which loop a new session lives on; reuseport: the kernel chooses; least: \
+            the one with the fewest sessions"))]
+    pub placement: Option<String>,
+
+    /// Fewest processes
+    #[arg(long, value_name = "N", help_heading = SCHEDULING,
+        help = help("min_processes", "prefork: never fewer processes than this"))]
+    pub min_processes: Option<String>,
+
+    /// Most processes
+    #[arg(long, value_name = "N", help_heading = SCHEDULING,
+        help = help("max_processes", "prefork: never more processes than this"))]
+    pub max_processes: Option<String>,
+
+    /// Fewest free processes
+    #[arg(long, value_name = "N", help_heading = SCHEDULING,
+        help = help("min_spare", "prefork: grow while fewer processes than this are free"))]
+    pub min_spare: Option<String>,
+
+    /// Most free processes
+    #[arg(long, value_name = "N", help_heading = SCHEDULING,
+        help = help("max_spare", "prefork: shrink while more processes than this are free"))]
+    pub max_spare: Option<String>,
+
     /// Size of a ring
     #[arg(long, value_name = "SIZE", help_heading = LIMITS,
         help = help("ring", "Size of a session's buffer, leased while bytes are in flight"))]
@@ -192,6 +219,11 @@ impl ServeArgs {
             ("rearm", &self.rearm),
             ("assist", &self.assist),
             ("pin", &self.pin),
+            ("placement", &self.placement),
+            ("min_processes", &self.min_processes),
+            ("max_processes", &self.max_processes),
+            ("min_spare", &self.min_spare),
+            ("max_spare", &self.max_spare),
             ("max_buffers", &self.max_buffers),
             ("max_connections", &self.max_connections),
             ("idle_timeout", &self.idle_timeout),

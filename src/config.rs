@@ -80,7 +80,8 @@ pub enum Scheme {
     Unix,
 }
 
-/// An engine as the configuration needs to know it.
+/// An engine as the configuration and people need to know it.
+#[derive(Clone, Copy)]
 pub struct EngineInfo {
     /// What the user types: `--engine NAME`.
     pub name: &'static str,
@@ -88,6 +89,19 @@ pub struct EngineInfo {
     pub about: &'static str,
     /// Whether it carries this service on this scheme; if not, why.
     pub carries: fn(service: &str, scheme: Scheme) -> Result<(), &'static str>,
+    /// The settings that mean something to it, beside the limits: names as in `config/keys.rs`.
+    pub options: &'static [&'static str],
+    /// How many clients it serves at once.
+    pub at_once: AtOnce,
+}
+
+/// How many clients an engine serves at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtOnce {
+    /// The others wait in the kernel's backlog.
+    One,
+    /// As many as its limits allow.
+    Many,
 }
 
 impl Config {
@@ -207,6 +221,23 @@ impl Fields<'_> {
             let problem = format!("{depth} is more than the queue holds");
             let expected = format!("at most {}, the capacity of the queue", settings.queue_capacity);
             return Err(self.error(field, Unfit::new(problem, expected)));
+        }
+        let processes = settings.processes;
+        for (low, high, low_name, high_name) in [
+            (processes.min, processes.max, "min_processes", "max_processes"),
+            (processes.min_spare, processes.max_spare, "min_spare", "max_spare"),
+            (processes.min_spare, processes.max, "min_spare", "max_processes"),
+        ] {
+            if low > high {
+                // One of them was given, or the defaults do not fit each other.
+                let (field, value, expected) = match (self.last(low_name), self.last(high_name)) {
+                    (Some(field), _) => (field, low, format!("at most {high}, which is {high_name}")),
+                    (None, Some(field)) => (field, high, format!("at least {low}, which is {low_name}")),
+                    (None, None) => unreachable!("INVARIANT in-range: the defaults fit each other"),
+                };
+                let problem = format!("{value} does not fit the other bound");
+                return Err(self.error(field, Unfit::new(problem, expected)));
+            }
         }
         let least = ((settings.workers + 1) * Leases::KEPT + 1) * settings.ring_bytes;
         let buffers = &mut settings.limits.max_buffer_bytes;

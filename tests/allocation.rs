@@ -113,7 +113,7 @@ fn requests_allocate_nothing_and_idle_sessions_hold_no_buffer() {
         // Warm: every worker has had its turn and has its rings, every thread its parking place.
         wait_until("all workers have worked", || {
             talk(&mut clients, 800);
-            daemon.summary().worker_turns.iter().all(|turns| turns.turns > 10)
+            daemon.summary().worker_turns.iter().all(|turns| turns.turns > Some(10))
         });
 
         assert_eq!(watch(), workers + 1, "the poller and the workers");

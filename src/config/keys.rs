@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::settings::{Limits, LowWater, Rearm, Settings, Wake, available_cores};
+use super::settings::{Limits, LowWater, Placement, Rearm, Settings, Wake, available_cores};
 use super::units::{parse_duration, parse_size, show_duration, show_size};
 
 /// A setting as flags and files know it.
@@ -62,6 +62,9 @@ const GIB: usize = 1 << 30;
 
 /// Above it, `auto` stops as well.
 pub(super) const MAX_WORKERS: usize = 1_024;
+
+/// Processes that a scoreboard has places for.
+const MAX_PROCESS_COUNT: usize = 4_096;
 
 /// All settings, in the order in which they are printed. The upper bounds are there so that a slip of the keyboard is
 /// an error and not an allocation; they lie well above what has been measured to be of use.
@@ -182,6 +185,51 @@ pub(super) const KEYS: &[Key] = &[
         live: false,
         set: |settings, value| settings.pin = value.switch(),
         value: |settings| Value::Switch(settings.pin),
+    },
+    Key {
+        name: "placement",
+        form: Form::Word(&["reuseport", "round-robin", "least"]),
+        live: false,
+        set: |settings, value| {
+            settings.placement = match value {
+                Value::Word("round-robin") => Placement::RoundRobin,
+                Value::Word("least") => Placement::Least,
+                _ => Placement::ReusePort,
+            }
+        },
+        value: |settings| match settings.placement {
+            Placement::ReusePort => Value::Word("reuseport"),
+            Placement::RoundRobin => Value::Word("round-robin"),
+            Placement::Least => Value::Word("least"),
+        },
+    },
+    Key {
+        name: "min_processes",
+        form: Form::Count { words: &[], min: 1, max: MAX_PROCESS_COUNT },
+        live: false,
+        set: |settings, value| settings.processes.min = value.count(),
+        value: |settings| Value::Count(settings.processes.min),
+    },
+    Key {
+        name: "max_processes",
+        form: Form::Count { words: &[], min: 1, max: MAX_PROCESS_COUNT },
+        live: false,
+        set: |settings, value| settings.processes.max = value.count(),
+        value: |settings| Value::Count(settings.processes.max),
+    },
+    Key {
+        name: "min_spare",
+        form: Form::Count { words: &[], min: 1, max: MAX_PROCESS_COUNT },
+        live: false,
+        set: |settings, value| settings.processes.min_spare = value.count(),
+        value: |settings| Value::Count(settings.processes.min_spare),
+    },
+    Key {
+        name: "max_spare",
+        form: Form::Count { words: &[], min: 1, max: MAX_PROCESS_COUNT },
+        live: false,
+        set: |settings, value| settings.processes.max_spare = value.count(),
+        value: |settings| Value::Count(settings.processes.max_spare),
     },
     Key {
         name: "max_connections",

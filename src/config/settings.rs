@@ -39,6 +39,11 @@ pub struct Settings {
     pub stages: bool,
     /// Read by workers as they start: whether each is pinned to a core. Default [`PIN`].
     pub pin: bool,
+    /// Read by `event-loops` at start, and where it accepts: which loop a new session lives on. Default `ReusePort`, which
+    /// needs no thread to hand anything to another.
+    pub placement: Placement,
+    /// Read by `prefork`: how many processes there are, and how many of them may be free.
+    pub processes: Processes,
     /// Read by the engine at start, and again by a reload: what sessions may take.
     pub limits: Limits,
 }
@@ -85,6 +90,30 @@ pub enum Wake {
     Above(Duration),
 }
 
+/// Which of several loops a new session lives on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// Whichever the kernel gave it to: each loop has a listener of its own on the same port.
+    ReusePort,
+    /// One after the other; the first loop accepts for all.
+    RoundRobin,
+    /// The one with the fewest sessions; the first loop accepts for all.
+    Least,
+}
+
+/// The bounds of a pool of processes that grows and shrinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Processes {
+    /// Never fewer than this. Default [`MIN_PROCESSES`].
+    pub min: usize,
+    /// Never more than this. Default [`MAX_PROCESSES`].
+    pub max: usize,
+    /// With fewer free than this it grows. Default [`MIN_SPARE`].
+    pub min_spare: usize,
+    /// With more free than this it shrinks. Default [`MAX_SPARE`].
+    pub max_spare: usize,
+}
+
 /// How the poller asks the kernel for readiness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rearm {
@@ -111,6 +140,14 @@ pub const ASSIST: bool = true;
 pub const STAGES: bool = false;
 /// Off: the kernel places threads better than a guess does, unless the machine is the daemon's own.
 pub const PIN: bool = false;
+/// Two: one that serves, one that is free for whoever comes next.
+pub const MIN_PROCESSES: usize = 2;
+/// Some megabytes of memory each at the worst. Guess: as many as one machine of today schedules well.
+pub const MAX_PROCESSES: usize = 256;
+/// To fork takes longer than a client should wait: somebody is always free for the next one, and for the one after.
+pub const MIN_SPARE: usize = 2;
+/// Four times the least, so that a load which comes and goes by a few clients makes and ends no processes.
+pub const MAX_SPARE: usize = 8;
 /// Below the hard limit of descriptors that systems give a process as it comes, so that the default is what is in force.
 pub const MAX_CONNECTIONS: usize = 16_384;
 /// Four thousand default rings: that many sessions may have bytes in flight at one moment.
@@ -154,6 +191,8 @@ impl Default for Settings {
             assist: ASSIST,
             stages: STAGES,
             pin: PIN,
+            placement: Placement::ReusePort,
+            processes: Processes { min: MIN_PROCESSES, max: MAX_PROCESSES, min_spare: MIN_SPARE, max_spare: MAX_SPARE },
             limits: Limits::default(),
         }
     }

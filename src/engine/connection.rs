@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 
+use super::front::{Arrival, Refusal};
 use crate::net::socket::Socket;
 use crate::session::{Session, Stream};
 
@@ -13,6 +14,14 @@ pub(super) struct Connection {
     pub(super) watches_output: bool,
     /// Whether the idle timeout spares it.
     pub(super) idle_exempt: bool,
+}
+
+impl Connection {
+    /// A session that has not had its first turn, on the socket that has come.
+    pub(super) fn begin(arrival: Arrival) -> Result<Connection, Refusal> {
+        let session = Session::new(arrival.open()?);
+        Ok(Connection { session, socket: arrival.socket, watches_output: false, idle_exempt: arrival.idle_exempt })
+    }
 }
 
 /// The socket as a session sees it.

@@ -7,9 +7,22 @@
 //! The registry is [`ENGINES`]: help text, configuration and the contract tests walk it. Read next: `pool/README.md`.
 
 mod accept;
+mod blocking;
+mod books;
+mod common;
 mod connection;
-pub mod pool;
+mod crew;
+mod event_loop;
+mod event_loops;
+mod front;
+mod leader_followers;
+mod parking;
+mod pool;
+mod reactor;
+mod serial;
+mod thread_per_connection;
 mod timeouts;
+mod turns;
 
 use std::sync::Arc;
 
@@ -18,19 +31,48 @@ use crate::config::{EngineInfo, Limits, Scheme, Settings};
 use crate::error::Error;
 use crate::metrics::summary::Summary;
 use crate::net::listener::Listener;
-use crate::session::handler::Service;
+use crate::session::handler::{Pace, Service};
+
+/// An engine: what people need to know of it, and how it starts.
+struct Entry {
+    info: EngineInfo,
+    start: fn(Start) -> Result<Box<dyn Running>, Error>,
+}
+
+const ENTRIES: [Entry; 6] = [
+    pool::ENTRY,
+    leader_followers::ENTRY,
+    event_loop::ENTRY,
+    event_loops::ENTRY,
+    thread_per_connection::ENTRY,
+    serial::ENTRY,
+];
 
 /// All engines, the default first.
-pub const ENGINES: &[EngineInfo] = &[EngineInfo {
-    name: "pool",
-    about: "one poller thread, a bounded service queue and a pool of workers",
-    carries: pool_carries,
-}];
+pub const ENGINES: &[EngineInfo] = &{
+    let mut infos = [ENTRIES[0].info; ENTRIES.len()];
+    let mut place = 1;
+    while place < infos.len() {
+        infos[place] = ENTRIES[place].info;
+        place += 1;
+    }
+    infos
+};
 
-fn pool_carries(_service: &str, scheme: Scheme) -> Result<(), &'static str> {
+/// What an engine carries whose sessions live in one process and run beside each other.
+fn carries_all(_service: &str, scheme: Scheme) -> Result<(), &'static str> {
     match scheme {
         Scheme::Tcp => Ok(()),
-        _ => Err("the engine pool carries tcp only"),
+        _ => Err("it carries tcp only"),
+    }
+}
+
+/// What an engine carries that serves one client at a time.
+fn carries_one_by_one(service: &str, scheme: Scheme) -> Result<(), &'static str> {
+    match service {
+        "chat" | "watch" => Err("it serves one client at a time, who would be alone"),
+        "console" => Err("it serves one client at a time, and the console would be that one"),
+        _ => carries_all(service, scheme),
     }
 }
 
@@ -91,8 +133,11 @@ pub trait Running: Send + Sync {
 /// # Panics
 /// If there is no such engine; names are checked when the configuration is read.
 pub fn start(name: &str, start: Start) -> Result<Box<dyn Running>, Error> {
-    match name {
-        "pool" => Ok(Box::new(pool::Pool::start(start)?)),
-        _ => unreachable!("the configuration names an engine of the registry, not {name}"),
-    }
+    let entry = ENTRIES.iter().find(|entry| entry.info.name == name);
+    (entry.expect("the configuration names an engine of the registry").start)(start)
+}
+
+/// Whether the turns of every service are bounded by the byte budget alone.
+fn all_brief(listeners: &[Served]) -> bool {
+    listeners.iter().all(|served| served.service.pace() == Pace::Brief)
 }

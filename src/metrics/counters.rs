@@ -80,6 +80,8 @@ pub struct PollCounters {
     pub accepted: Count,
     /// Accepted connections that were closed at once because of a limit.
     pub turned_away: Count,
+    /// Accepted connections that were closed at once because their service panicked.
+    pub broken_opens: Count,
     /// Times accepting paused because descriptors or memory ran out.
     pub accept_pauses: Count,
     /// Calls that waited for readiness.

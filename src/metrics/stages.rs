@@ -41,17 +41,19 @@ pub struct StageSummary {
 }
 
 impl StageRecorder {
-    /// Records one turn: ready seen, taken by the worker, done; nanoseconds of one clock.
-    pub fn record(&self, ready_ns: u64, taken_ns: u64, done_ns: u64) {
+    /// Records one turn: ready seen, where the engine can tell that from taken; taken; done; nanoseconds of one clock.
+    pub fn record(&self, ready_ns: Option<u64>, taken_ns: u64, done_ns: u64) {
         let mut stages = self.0.lock().expect("no thread panics while it records");
         let stages = stages.get_or_insert_default();
-        stages.queue.record(taken_ns.saturating_sub(ready_ns));
+        if let Some(ready_ns) = ready_ns {
+            stages.queue.record(taken_ns.saturating_sub(ready_ns));
+        }
         stages.service.record(done_ns.saturating_sub(taken_ns));
     }
 }
 
-/// The stages of all threads together: (ready seen → taken, taken → done), or None if nothing was recorded.
-pub fn merge<'a>(recorders: impl Iterator<Item = &'a StageRecorder>) -> Option<(StageSummary, StageSummary)> {
+/// The stages of all threads together: ready seen → taken, and taken → done; None of what was not recorded.
+pub fn merge<'a>(recorders: impl Iterator<Item = &'a StageRecorder>) -> [Option<StageSummary>; 2] {
     let mut queue = Histogram::new();
     let mut service = Histogram::new();
     for recorder in recorders {
@@ -60,7 +62,7 @@ pub fn merge<'a>(recorders: impl Iterator<Item = &'a StageRecorder>) -> Option<(
             service.add(&stages.service);
         }
     }
-    (!queue.is_empty()).then(|| (summarise(&queue), summarise(&service)))
+    [queue, service].map(|stage| (!stage.is_empty()).then(|| summarise(&stage)))
 }
 
 fn summarise(histogram: &Histogram) -> StageSummary {

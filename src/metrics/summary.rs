@@ -32,29 +32,42 @@ pub struct Summary {
     pub closed: Vec<(&'static str, u64)>,
     /// Memory of all rings in existence.
     pub buffer_bytes: u64,
-    /// What the wake rule takes a worker's turn to last, of late.
-    pub worker_turn_ns: u64,
-    /// What it takes a turn of the poller's own to last.
-    pub poller_turn_ns: u64,
-    /// What it took a wake to cost, of late.
-    pub wake_cost_ns: u64,
-    /// Polls by the events they brought: none, 1, 2 to 3, 4 to 7, and so on; the last class holds all from 1,024.
-    pub batch_sizes: Vec<u64>,
-    /// What the poller did.
+    /// What the wake rule goes by, where there is one.
+    #[serde(flatten)]
+    pub estimates: Option<Estimates>,
+    /// Polls by the events they brought: none, 1, 2 to 3, 4 to 7, and so on; the last class holds all from 1,024. Absent
+    /// where sessions are not polled for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_sizes: Option<Vec<u64>>,
+    /// What those who accept and poll did.
     pub poller: PollSummary,
-    /// Turns that the poller ran itself.
-    pub poller_turns: TurnSummary,
+    /// Turns that the poller ran itself, where it may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub poller_turns: Option<TurnSummary>,
     /// Turns of each worker.
     pub worker_turns: Vec<TurnSummary>,
-    /// Ready seen until taken, with `--stages on`.
+    /// Ready seen until taken, with `--stages on`, where the engine can tell the two apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_stage: Option<StageSummary>,
     /// Taken until done, with `--stages on`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub service_stage: Option<StageSummary>,
     /// Log lines that found no room.
     pub log_lines_dropped: u64,
 }
 
-/// Copies named counters into a struct of numbers.
+/// What a wake rule has learnt of the last moments.
+#[derive(Clone, Debug, Serialize)]
+pub struct Estimates {
+    /// What it takes a worker's turn to last.
+    pub worker_turn_ns: u64,
+    /// What it takes a turn of the poller's own to last.
+    pub poller_turn_ns: u64,
+    /// What it takes a wake to cost.
+    pub wake_cost_ns: u64,
+}
+
+/// Copies named counters into a struct of numbers, each absent where the engine does not count it.
 macro_rules! snapshot {
     ($(#[$meta:meta])* $name:ident of $counters:ident { $($field:ident),+ $(,)? }) => {
         $(#[$meta])*
@@ -62,14 +75,30 @@ macro_rules! snapshot {
         pub struct $name {
             $(
                 #[doc = concat!("See `", stringify!($counters), "::", stringify!($field), "`.")]
-                pub $field: u64,
+                #[serde(skip_serializing_if = "Option::is_none")]
+                pub $field: Option<u64>,
             )+
         }
 
         impl $name {
-            /// The counters now.
-            pub fn of(counters: &$counters) -> $name {
-                $name { $($field: counters.$field.read(),)+ }
+            /// The counters now, of all these blocks together; only those of `known` are told.
+            pub fn of<'a>(blocks: impl IntoIterator<Item = &'a $counters>, known: &[&str]) -> $name {
+                let mut sums = $name::default();
+                for counters in blocks {
+                    $(
+                        let (name, seen) = (stringify!($field), counters.$field.read());
+                        if known.contains(&name) {
+                            let sum = sums.$field.get_or_insert(0);
+                            *sum = if name.ends_with("_max") { seen.max(*sum) } else { *sum + seen };
+                        }
+                    )+
+                }
+                sums
+            }
+
+            /// Adds what only `others` knows.
+            pub fn add_known(&mut self, others: $name) {
+                $(self.$field = self.$field.or(others.$field);)+
             }
         }
     };
@@ -86,7 +115,7 @@ snapshot! {
 snapshot! {
     /// What the poller did.
     PollSummary of PollCounters {
-        accepted, turned_away, accept_pauses, polls, events, events_max, noted, stale, queued, queue_depth_max, wakes,
+        accepted, turned_away, broken_opens, accept_pauses, polls, events, events_max, noted, stale, queued, queue_depth_max, wakes,
         long_turn_wakes, parks, full_queue_waits, assisted, timer_visits,
     }
 }
@@ -108,6 +137,16 @@ impl Summary {
     }
 }
 
+/// Counters of whoever accepts, on every engine.
+pub const ACCEPTING: &[&str] = &["accepted", "turned_away", "broken_opens", "accept_pauses"];
+
+/// Counters of whoever waits for the readiness of sessions.
+pub const POLLING: &[&str] = &["polls", "events", "events_max", "noted", "stale", "timer_visits"];
+
+/// Counters of a turn, on every engine.
+pub const TURNS: &[&str] =
+    &["turns", "read_bytes", "written_bytes", "read_blocks", "write_blocks", "budget_stops", "starved"];
+
 /// At most this many workers get a line of their own on the screen; JSON has them all.
 const WORKER_LINES: usize = 8;
 
@@ -119,48 +158,34 @@ impl fmt::Display for Summary {
         for (name, count) in self.closed.iter().filter(|(_, count)| *count > 0) {
             write!(out, "  {name} {count}")?;
         }
+        write!(out, "\nbuffers    {} bytes of rings", self.buffer_bytes)?;
+        if let Some(Estimates { worker_turn_ns, poller_turn_ns, wake_cost_ns }) = &self.estimates {
+            write!(
+                out,
+                "   of late a worker's turn {worker_turn_ns} ns  the poller's {poller_turn_ns} ns  a wake {wake_cost_ns} ns"
+            )?;
+        }
+        writeln!(out)?;
         let poller = &self.poller;
-        writeln!(
-            out,
-            "\nof late    a worker's turn {} ns  the poller's {} ns  a wake {} ns   buffers {} bytes of rings",
-            self.worker_turn_ns, self.poller_turn_ns, self.wake_cost_ns, self.buffer_bytes
-        )?;
-        writeln!(
-            out,
-            "poller     polls {}  events {} (most in one {})  noted {}  stale {}  parks {}",
-            poller.polls, poller.events, poller.events_max, poller.noted, poller.stale, poller.parks
-        )?;
-        writeln!(
-            out,
-            "queue      queued {}  deepest {}  full {}  wakes {} (for long turns {})  assisted {}",
-            poller.queued,
-            poller.queue_depth_max,
-            poller.full_queue_waits,
-            poller.wakes,
-            poller.long_turn_wakes,
-            poller.assisted
-        )?;
-        writeln!(
-            out,
-            "accepting  turned away {}  pauses {}   timeouts looked at {}   log lines dropped {}",
-            poller.turned_away, poller.accept_pauses, poller.timer_visits, self.log_lines_dropped
-        )?;
-        writeln!(
-            out,
-            "{:<10} {:>11} {:>15} {:>15} {:>9} {:>9} {:>8} {:>8} {:>9}",
-            "thread", "turns", "read bytes", "written bytes", "r-blocks", "w-blocks", "parks", "yields", "p-wakes"
-        )?;
-        if self.poller_turns.turns > 0 {
-            write_turns(out, "poller", &self.poller_turns)?;
+        if let Some(polls) = poller.polls {
+            write!(out, "poller     polls {polls}")?;
+            if let (Some(events), Some(most)) = (poller.events, poller.events_max) {
+                write!(out, "  events {events} (most in one {most})")?;
+            }
+            write_known(out, &[("noted", poller.noted), ("stale", poller.stale), ("parks", poller.parks)])?;
+            writeln!(out)?;
         }
-        for (number, turns) in self.worker_turns.iter().take(WORKER_LINES).enumerate() {
-            write_turns(out, &format!("worker {number}"), turns)?;
+        if let (Some(queued), Some(deepest)) = (poller.queued, poller.queue_depth_max) {
+            write!(out, "queue      queued {queued}  deepest {deepest}")?;
+            write_known(out, &[("full", poller.full_queue_waits), ("wakes", poller.wakes)])?;
+            write_known(out, &[("wakes for long turns", poller.long_turn_wakes), ("assisted", poller.assisted)])?;
+            writeln!(out)?;
         }
-        if self.worker_turns.len() > WORKER_LINES {
-            let rest = &self.worker_turns[WORKER_LINES..];
-            let turns: u64 = rest.iter().map(|turns| turns.turns).sum();
-            writeln!(out, "{:<10} {turns:>11}   ({} more workers)", "the rest", rest.len())?;
-        }
+        write!(out, "accepting")?;
+        write_known(out, &[("turned away", poller.turned_away), ("pauses", poller.accept_pauses)])?;
+        write_known(out, &[("timeouts looked at", poller.timer_visits)])?;
+        writeln!(out, "  log lines dropped {}", self.log_lines_dropped)?;
+        self.write_threads(out)?;
         for (name, stage) in [("queue", &self.queue_stage), ("service", &self.service_stage)] {
             if let Some(stage) = stage {
                 writeln!(
@@ -174,17 +199,50 @@ impl fmt::Display for Summary {
     }
 }
 
+impl Summary {
+    fn write_threads(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            out,
+            "{:<10} {:>11} {:>15} {:>15} {:>9} {:>9} {:>8} {:>8} {:>9}",
+            "thread", "turns", "read bytes", "written bytes", "r-blocks", "w-blocks", "parks", "yields", "p-wakes"
+        )?;
+        if let Some(turns) = self.poller_turns.as_ref().filter(|turns| turns.turns > Some(0)) {
+            write_turns(out, "poller", turns)?;
+        }
+        for (number, turns) in self.worker_turns.iter().take(WORKER_LINES).enumerate() {
+            write_turns(out, &format!("worker {number}"), turns)?;
+        }
+        if self.worker_turns.len() > WORKER_LINES {
+            let rest = &self.worker_turns[WORKER_LINES..];
+            let turns: u64 = rest.iter().filter_map(|turns| turns.turns).sum();
+            writeln!(out, "{:<10} {turns:>11}   ({} more workers)", "the rest", rest.len())?;
+        }
+        Ok(())
+    }
+}
+
+/// Names and numbers, without those that are not known.
+fn write_known(out: &mut fmt::Formatter<'_>, counts: &[(&str, Option<u64>)]) -> fmt::Result {
+    for (name, count) in counts {
+        if let Some(count) = count {
+            write!(out, "  {name} {count}")?;
+        }
+    }
+    Ok(())
+}
+
 fn write_turns(out: &mut fmt::Formatter<'_>, name: &str, turns: &TurnSummary) -> fmt::Result {
+    let shown = |count: Option<u64>| count.map_or("-".to_owned(), |count| count.to_string());
     writeln!(
         out,
         "{name:<10} {:>11} {:>15} {:>15} {:>9} {:>9} {:>8} {:>8} {:>9}",
-        turns.turns,
-        turns.read_bytes,
-        turns.written_bytes,
-        turns.read_blocks,
-        turns.write_blocks,
-        turns.parks,
-        turns.yields,
-        turns.poller_wakes
+        shown(turns.turns),
+        shown(turns.read_bytes),
+        shown(turns.written_bytes),
+        shown(turns.read_blocks),
+        shown(turns.write_blocks),
+        shown(turns.parks),
+        shown(turns.yields),
+        shown(turns.poller_wakes)
     )
 }

@@ -43,14 +43,34 @@ impl Listener {
     /// # Errors
     /// What the kernel says of the address.
     pub fn bind(address: SocketAddr) -> io::Result<Listener> {
+        Listener::open(address, false)
+    }
+
+    fn open(address: SocketAddr, shares: bool) -> io::Result<Listener> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
         sockopt::set_socket_reuseaddr(&socket, true)?;
+        if shares {
+            sockopt::set_socket_reuseport(&socket, true)?;
+        }
         rustix::net::bind(&socket, &address)?;
         rustix::net::listen(&socket, i32::from(BACKLOG))?;
         let address = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
         Ok(Listener { socket, address, reserve: Some(spare_descriptor()?) })
+    }
+
+    /// One more listener on the same address, with a backlog of its own: from now on the kernel spreads arrivals over both.
+    ///
+    /// The port stays this daemon's. The first listener was bound without `SO_REUSEPORT`, so that an address that is
+    /// taken was refused; it gets the option only now, and Linux lets it into the group that the second one founds. A
+    /// process that does not ask to share is refused as ever, and one that does must be of the same user.
+    ///
+    /// # Errors
+    /// No descriptor, or the kernel knows no sharing.
+    pub fn sibling(&self) -> io::Result<Listener> {
+        sockopt::set_socket_reuseport(&self.socket, true)?;
+        Listener::open(self.address, true)
     }
 
     /// The address really bound.

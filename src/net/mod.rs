@@ -8,6 +8,7 @@
 
 pub mod alarm;
 pub mod listener;
+pub mod nudge;
 pub mod os;
 pub mod poller;
 pub mod process;

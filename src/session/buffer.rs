@@ -21,6 +21,7 @@ use ringbuf::traits::{Observer, Raw};
 use ringbuf::{LocalRb, storage::Heap};
 
 use super::handler::Chunks;
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// A ring of bytes whose memory has been written once, so that all of it may be lent to the kernel as `&mut [u8]`.
@@ -101,12 +102,20 @@ pub struct Budget {
     made_bytes: AtomicUsize,
     /// Set by the engine while sessions wait for a ring; workers then drop rings rather than keep them.
     pub(crate) awaited: AtomicBool,
+    /// Free rings that threads have put away for others.
+    #[expect(clippy::vec_box, reason = "rings change hands by one pointer")]
+    shelf: Mutex<Vec<Box<Ring>>>,
 }
 
 impl Budget {
     /// A budget of `limit_bytes`; `usize::MAX` for none.
     pub fn new(limit_bytes: usize) -> Arc<Budget> {
-        Arc::new(Budget { limit_bytes, made_bytes: AtomicUsize::new(0), awaited: AtomicBool::new(false) })
+        Arc::new(Budget {
+            limit_bytes,
+            made_bytes: AtomicUsize::new(0),
+            awaited: AtomicBool::new(false),
+            shelf: Mutex::new(Vec::new()),
+        })
     }
 
     /// Bytes of all rings in existence now.
@@ -117,6 +126,13 @@ impl Budget {
     /// Whether a ring of this size could be made now.
     pub fn has_room(&self, ring_bytes: usize) -> bool {
         self.made_bytes().saturating_add(ring_bytes) <= self.limit_bytes
+    }
+
+    /// Gives up the rings that were put away; for when nobody is left to need them.
+    pub fn empty_shelf(&self) {
+        for ring in self.shelf.lock().expect("no thread panics while it holds this lock").drain(..) {
+            self.shrink(ring.0.capacity().get());
+        }
     }
 
     fn try_grow(&self, ring_bytes: usize) -> bool {
@@ -160,6 +176,22 @@ impl Leases {
         self.free.clear();
     }
 
+    /// Puts free rings away, where the next thread that needs one looks first: for threads that keep none of their own
+    /// while they wait. More than [`KEPT`](Self::KEPT) are given up.
+    pub fn put_away(&mut self) {
+        if self.free.is_empty() {
+            return;
+        }
+        let mut shelf = self.budget.shelf.lock().expect("no thread panics while it holds this lock");
+        while shelf.len() < Self::KEPT
+            && let Some(ring) = self.free.pop()
+        {
+            shelf.push(ring);
+        }
+        drop(shelf);
+        self.clear();
+    }
+
     /// Bytes that one ring holds.
     pub fn ring_bytes(&self) -> usize {
         self.ring_bytes
@@ -173,6 +205,10 @@ impl Leases {
     fn lease(&mut self) -> Option<Box<Ring>> {
         if let Some(ring) = self.free.pop() {
             return Some(ring);
+        }
+        let shelved = self.budget.shelf.lock().expect("no thread panics while it holds this lock").pop();
+        if shelved.is_some() {
+            return shelved;
         }
         if self.budget.try_grow(self.ring_bytes) {
             return Some(Ring::with_capacity(self.ring_bytes));

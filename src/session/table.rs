@@ -42,15 +42,22 @@ impl Key {
     }
 }
 
+/// When things last happened to a session.
+#[derive(Debug, Default)]
+pub struct Ticks {
+    /// Tick of the last readiness seen. Written by whoever sees it, read by the poller and the owner.
+    pub last_ready: AtomicU32,
+    /// Tick since when the peer has taken nothing of what it is owed, 0 when it is owed nothing. Written by the owner,
+    /// read by the poller.
+    pub blocked: AtomicU32,
+}
+
 /// One place for a session. `T` is what the engine keeps for it.
 #[repr(align(128))]
 pub struct Slot<T> {
     state: StateWord,
-    /// Tick of the last readiness seen. Written by the poller, read by the poller and the owner.
-    pub last_ready_tick: AtomicU32,
-    /// Tick since when the peer has taken nothing of what it is owed, 0 when it is owed nothing. Written by the owner,
-    /// read by the poller.
-    pub blocked_tick: AtomicU32,
+    /// For the timeouts.
+    pub ticks: Ticks,
     content: UnsafeCell<Option<T>>,
 }
 
@@ -149,12 +156,7 @@ impl<T> Table<T> {
 
 impl<T> Slot<T> {
     fn vacant() -> Slot<T> {
-        Slot {
-            state: StateWord::vacant(1),
-            last_ready_tick: AtomicU32::new(0),
-            blocked_tick: AtomicU32::new(0),
-            content: UnsafeCell::new(None),
-        }
+        Slot { state: StateWord::vacant(1), ticks: Ticks::default(), content: UnsafeCell::new(None) }
     }
 }
 
@@ -177,8 +179,8 @@ impl<T> Vacancy<'_, T> {
         let key = self.key();
         self.key = None;
         let slot = self.table.slot(key);
-        slot.last_ready_tick.store(tick, Ordering::Relaxed);
-        slot.blocked_tick.store(0, Ordering::Relaxed);
+        slot.ticks.last_ready.store(tick, Ordering::Relaxed);
+        slot.ticks.blocked.store(0, Ordering::Relaxed);
         slot.content.with_mut(|cell| {
             // SAFETY: the slot is vacant and its index was taken off the list of vacant ones: nobody else has it, and
             // whoever knows the key already finds it stale until `open`.
@@ -400,14 +402,14 @@ mod tests {
     fn a_new_session_begins_with_its_own_ticks() {
         let table = Table::new(1);
         let old = begin(&table, ());
-        table.slot(old).blocked_tick.store(9, Ordering::Relaxed);
+        table.slot(old).ticks.blocked.store(9, Ordering::Relaxed);
         claim(&table, old).close();
         let vacancy = table.reserve().expect("vacated");
         let key = vacancy.key();
         vacancy.fill((), 77);
         let slot = table.slot(key);
-        assert_eq!(slot.last_ready_tick.load(Ordering::Relaxed), 77);
-        assert_eq!(slot.blocked_tick.load(Ordering::Relaxed), 0);
+        assert_eq!(slot.ticks.last_ready.load(Ordering::Relaxed), 77);
+        assert_eq!(slot.ticks.blocked.load(Ordering::Relaxed), 0);
     }
 
     #[test]

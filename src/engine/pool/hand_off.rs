@@ -14,12 +14,11 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::service_queue::Request;
 use super::wake_rule::{RECHECK, Scene, TIMED_TURNS, TurnWatch, WakeRule};
-use super::worker::Turns;
 use super::{NONE_LEFT, Shared};
 use crate::config::LowWater;
-use crate::metrics::counters::TurnCounters;
+use crate::engine::reactor::Request;
+use crate::engine::turns::Turns;
 
 /// How long the poller may be parked: it also accepts and looks at commands.
 const LONGEST_PARK: Duration = Duration::from_millis(1);
@@ -31,8 +30,6 @@ pub(super) struct HandOff<'a> {
     turns: Turns<'a>,
     /// Whether the poller may run turns itself.
     assists: bool,
-    /// Sessions that the poller moved to *queued* and has not put into the queue yet.
-    ready: Vec<Request>,
     watch: TurnWatch,
     /// Own turns, and the time they took, since they were last noted.
     paced_turns: u64,
@@ -42,32 +39,21 @@ pub(super) struct HandOff<'a> {
 impl<'a> HandOff<'a> {
     /// `all_brief`: whether the turns of every service here are bounded by the byte budget.
     pub(super) fn new(shared: &'a Shared, all_brief: bool) -> HandOff<'a> {
-        let settings = &shared.settings;
+        let settings = shared.settings();
         HandOff {
             shared,
             rule: WakeRule::new(settings.wake, settings.workers, shared.processors),
-            turns: Turns::new(shared, settings.workers),
+            turns: shared.turns(settings.workers),
             assists: settings.assist && all_brief,
-            ready: Vec::with_capacity(settings.batch),
             watch: TurnWatch::new(settings.workers),
             paced_turns: 0,
             paced_ns: 0,
         }
     }
 
-    /// The counters of the poller's own turns.
-    pub(super) fn turn_counters(&self) -> &TurnCounters {
-        self.turns.counters()
-    }
-
-    /// Notes a session in the state *queued*, which is now this thread's to hand on.
-    pub(super) fn push(&mut self, request: Request) {
-        self.ready.push(request);
-    }
-
-    /// Requests that wait beside an idle worker must be looked at again soon, even if nothing becomes ready.
-    pub(super) fn recheck_in(&self) -> Option<Duration> {
-        if !self.ready.is_empty() {
+    /// `ready` is what found no room in the queue. Requests that wait beside an idle worker must be looked at again soon, even if nothing becomes ready.
+    pub(super) fn recheck_in(&self, ready: &[Request]) -> Option<Duration> {
+        if !ready.is_empty() {
             return Some(Duration::ZERO);
         }
         (self.shared.queue.len() > 0 && self.shared.idle.len() > 0).then_some(RECHECK)
@@ -77,21 +63,21 @@ impl<'a> HandOff<'a> {
     ///
     /// Returns early when there are commands, or when the clock reaches `alarm_ns`; what then found no room in the queue
     /// is put there at the next call.
-    pub(super) fn hand_on(&mut self, alarm_ns: u64) {
-        self.assist();
-        let queued = self.ready.len();
-        self.put_ready(alarm_ns);
+    pub(super) fn hand_on(&mut self, ready: &mut Vec<Request>, alarm_ns: u64) {
+        self.assist(ready);
+        let queued = ready.len();
+        self.put_ready(ready, alarm_ns);
         let mut parked_ns = 0;
         loop {
             let backlog = self.shared.queue.len();
-            self.shared.poll_counters.queue_depth_max.raise(backlog as u64);
+            self.shared.desk().counters.queue_depth_max.raise(backlog as u64);
             if backlog == 0 {
                 return;
             }
             let scene = self.wake_workers(backlog, queued);
-            let parks = self.shared.settings.low_water != LowWater::Off && self.rule.can_park(scene);
+            let parks = self.shared.settings().low_water != LowWater::Off && self.rule.can_park(scene);
             let long_enough = parked_ns >= LONGEST_PARK.as_nanos() as u64;
-            if !parks || long_enough || self.shared.has_commands.load(Ordering::Relaxed) {
+            if !parks || long_enough || self.shared.desk().has_errands() {
                 return;
             }
             parked_ns += self.park(self.shared.low_water, scene.idle > 0);
@@ -102,11 +88,11 @@ impl<'a> HandOff<'a> {
     }
 
     /// Moves `ready` into the queue. When that is full, waits until a worker has made room.
-    fn put_ready(&mut self, alarm_ns: u64) {
+    fn put_ready(&mut self, ready: &mut Vec<Request>, alarm_ns: u64) {
         let shared = self.shared;
-        let counters = &shared.poll_counters;
+        let counters = &shared.desk().counters;
         let mut put = 0;
-        while let Some(&request) = self.ready.get(put) {
+        while let Some(&request) = ready.get(put) {
             if shared.queue.try_put(request).is_ok() {
                 put += 1;
                 continue;
@@ -114,35 +100,35 @@ impl<'a> HandOff<'a> {
             counters.full_queue_waits.add(1);
             let backlog = shared.queue.len();
             self.wake_workers(backlog, backlog);
-            self.park(shared.settings.queue_capacity - 1, true);
-            if shared.has_commands.load(Ordering::Relaxed) || shared.clock.now_ns() >= alarm_ns {
+            self.park(shared.settings().queue_capacity - 1, true);
+            if shared.desk().has_errands() || shared.common.clock.now_ns() >= alarm_ns {
                 break;
             }
         }
         counters.queued.add(put as u64);
-        self.ready.drain(..put);
+        ready.drain(..put);
     }
 
     /// Parks until the queue holds at most `low_water` requests, or a while has passed; for how long it did.
     fn park(&mut self, low_water: usize, recheck: bool) -> u64 {
         let shared = self.shared;
         shared.by_poller.park_low_water.store(low_water, Ordering::SeqCst);
-        let since_ns = shared.clock.now_ns();
+        let since_ns = shared.common.clock.now_ns();
         let limit = if recheck { RECHECK } else { LONGEST_PARK };
         if !shared.poller_seat.sleep_unless(limit, || is_at_most(shared.queue.len(), low_water)) {
             return 0;
         }
-        shared.poll_counters.parks.add(1);
-        shared.clock.now_ns() - since_ns
+        shared.desk().counters.parks.add(1);
+        shared.common.clock.now_ns() - since_ns
     }
 
     /// Wakes as many workers as the rule says; what it saw, with them counted as awake.
     fn wake_workers(&mut self, backlog: usize, queued: usize) -> Scene {
         let mut scene = self.scene(backlog);
-        let by_count = Scene { awake: self.shared.settings.workers - scene.idle, ..scene };
-        let counters = &self.shared.poll_counters;
+        let by_count = Scene { awake: self.shared.settings().workers - scene.idle, ..scene };
+        let counters = &self.shared.desk().counters;
         let wakes = self.rule.wakes(scene, queued);
-        let now_ns = self.shared.clock.now_ns();
+        let now_ns = self.shared.common.clock.now_ns();
         if wakes == 0 && scene.idle > 0 {
             self.shared.estimates.wake_cost.relax();
         } else if wakes > 0 {
@@ -163,10 +149,10 @@ impl<'a> HandOff<'a> {
     fn scene(&mut self, backlog: usize) -> Scene {
         let shared = self.shared;
         let idle = shared.idle.len();
-        let mut awake = shared.settings.workers - idle;
+        let mut awake = shared.settings().workers - idle;
         if idle > 0 && awake > 0 {
             let look = |number: usize| (shared.turn_counters[number].turns.read(), shared.idle.is_idle(number));
-            awake = self.watch.count_awake(shared.clock.now_ns(), look);
+            awake = self.watch.count_awake(shared.common.clock.now_ns(), look);
         }
         Scene {
             backlog,
@@ -179,16 +165,16 @@ impl<'a> HandOff<'a> {
     }
 
     /// Runs the turns that are done before a woken worker would arrive.
-    fn assist(&mut self) {
+    fn assist(&mut self, ready: &mut Vec<Request>) {
         let shared = self.shared;
-        if !self.assists || self.ready.is_empty() || shared.queue.len() > 0 {
+        if !self.assists || ready.is_empty() || shared.queue.len() > 0 {
             return;
         }
         let idle = shared.idle.len();
         let scene = Scene {
-            backlog: self.ready.len(),
+            backlog: ready.len(),
             idle,
-            awake: shared.settings.workers - idle,
+            awake: shared.settings().workers - idle,
             worker_turn_ns: shared.estimates.turn_times.worker_turn_ns(),
             poller_turn_ns: shared.estimates.turn_times.poller_turn_ns(),
             wake_cost_ns: shared.estimates.wake_cost.ns(),
@@ -197,20 +183,20 @@ impl<'a> HandOff<'a> {
             return;
         }
         shared.estimates.wake_cost.relax();
-        let since_ns = shared.clock.now_ns();
+        let since_ns = shared.common.clock.now_ns();
         let mut run: usize = 0;
         let mut took_ns = 0;
         while run < scene.backlog && took_ns < LONGEST_PARK.as_nanos() as u64 {
             // What a turn leaves to be queued goes behind the others, and into the queue after them.
-            self.ready.extend(self.turns.run(self.ready[run]).into_iter().flatten());
+            ready.extend(shared.reactor.run(&mut self.turns, ready[run]).into_iter().flatten());
             run += 1;
             // The poller is away from accepting and commands no longer than when it parks. What is left is queued.
             if run.is_multiple_of(TIMED_TURNS as usize) || run == scene.backlog {
-                took_ns = shared.clock.now_ns() - since_ns;
+                took_ns = shared.common.clock.now_ns() - since_ns;
             }
         }
-        self.ready.drain(..run);
-        shared.poll_counters.assisted.add(run as u64);
+        ready.drain(..run);
+        shared.desk().counters.assisted.add(run as u64);
         self.paced_ns += took_ns;
         self.paced_turns += run as u64;
         if self.paced_turns >= TIMED_TURNS {

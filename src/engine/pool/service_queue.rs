@@ -9,38 +9,27 @@
 //! `wake_rule.rs`). Under loom, which cannot see into the channel, a lock around a deque of the same contract takes its
 //! place.
 
-use crate::session::table::Key;
-
-/// What a worker finds in the queue: a session that is to have a turn.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Request {
-    /// The session, in the state *queued*.
-    pub(super) key: Key,
-    /// When the poller saw it ready; 0 when stage times are off.
-    pub(super) ready_ns: u64,
-}
-
-pub(super) use backend::ServiceQueue;
+pub(in crate::engine) use backend::ServiceQueue;
 
 #[cfg(not(loom))]
 mod backend {
     use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
-    use super::Request;
+    use crate::engine::reactor::Request;
 
-    pub(in super::super) struct ServiceQueue {
+    pub(in crate::engine) struct ServiceQueue {
         sender: Sender<Request>,
         receiver: Receiver<Request>,
     }
 
     impl ServiceQueue {
-        pub(in super::super) fn new(capacity: usize) -> ServiceQueue {
+        pub(in crate::engine) fn new(capacity: usize) -> ServiceQueue {
             let (sender, receiver) = bounded(capacity);
             ServiceQueue { sender, receiver }
         }
 
         /// Appends a request, or gives it back if the queue is full.
-        pub(in super::super) fn try_put(&self, request: Request) -> Result<(), Request> {
+        pub(in crate::engine) fn try_put(&self, request: Request) -> Result<(), Request> {
             match self.sender.try_send(request) {
                 Ok(()) => Ok(()),
                 Err(TrySendError::Full(request)) => Err(request),
@@ -49,7 +38,7 @@ mod backend {
         }
 
         /// The oldest request.
-        pub(in super::super) fn try_take(&self) -> Option<Request> {
+        pub(in crate::engine) fn try_take(&self) -> Option<Request> {
             match self.receiver.try_recv() {
                 Ok(request) => Some(request),
                 Err(TryRecvError::Empty) => None,
@@ -58,7 +47,7 @@ mod backend {
         }
 
         /// Requests in the queue. Sequentially consistent with `try_put` and `try_take`: `parking.rs` builds on it.
-        pub(in super::super) fn len(&self) -> usize {
+        pub(in crate::engine) fn len(&self) -> usize {
             self.receiver.len()
         }
     }
@@ -68,20 +57,20 @@ mod backend {
 mod backend {
     use std::collections::VecDeque;
 
-    use super::Request;
+    use crate::engine::reactor::Request;
     use crate::sync::Mutex;
 
-    pub(in super::super) struct ServiceQueue {
+    pub(in crate::engine) struct ServiceQueue {
         requests: Mutex<VecDeque<Request>>,
         capacity: usize,
     }
 
     impl ServiceQueue {
-        pub(in super::super) fn new(capacity: usize) -> ServiceQueue {
+        pub(in crate::engine) fn new(capacity: usize) -> ServiceQueue {
             ServiceQueue { requests: Mutex::new(VecDeque::new()), capacity }
         }
 
-        pub(in super::super) fn try_put(&self, request: Request) -> Result<(), Request> {
+        pub(in crate::engine) fn try_put(&self, request: Request) -> Result<(), Request> {
             let mut requests = self.requests.lock().unwrap();
             if requests.len() == self.capacity {
                 return Err(request);
@@ -90,11 +79,11 @@ mod backend {
             Ok(())
         }
 
-        pub(in super::super) fn try_take(&self) -> Option<Request> {
+        pub(in crate::engine) fn try_take(&self) -> Option<Request> {
             self.requests.lock().unwrap().pop_front()
         }
 
-        pub(in super::super) fn len(&self) -> usize {
+        pub(in crate::engine) fn len(&self) -> usize {
             self.requests.lock().unwrap().len()
         }
     }

@@ -211,8 +211,9 @@ impl IdleStack {
 mod loom_models {
     use std::sync::Arc;
 
-    use super::super::NONE_LEFT;
-    use super::super::service_queue::{Request, ServiceQueue};
+    use super::super::pool::NONE_LEFT;
+    use super::super::pool::service_queue::ServiceQueue;
+    use super::super::reactor::Request;
     use super::*;
     use crate::session::table::Key;
     use crate::sync::model;

@@ -1,0 +1,94 @@
+//! One session from its beginning to its end by one thread or process that waits for it alone: what `serial`,
+//! `thread-per-connection` and the process engines have in common.
+//!
+//! The turn is the same as everywhere (`turns.rs`). What differs is the wait between two turns: in the kernel, for this
+//! one socket, with a timeout for the session's own deadlines; orders are heard through a nudge (`net/nudge.rs`). So there
+//! is no table, no key, no state word and no wheel here: who has the session's stack frame owns the session.
+//!
+//! Why it waits in `ppoll` and not in a blocking read: a read needs memory to read into for as long as nothing comes, a
+//! ring of 64 KiB for each silent client. That costs one system call a request; `design/memory-ownership.md` has the
+//! numbers. Read next: `serial.rs`.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::common::Common;
+use super::connection::Connection;
+use super::turns::Turns;
+use crate::clock::{Clock, TICK, ticks_since};
+use crate::net::nudge::{Interest, wait};
+use crate::session::TurnEnd;
+use crate::session::state::Reasons;
+use crate::session::table::Ticks;
+
+/// How long a session waits before it asks again for memory that others hold: they do not know whom to tell.
+const MEMORY_PAUSE: Duration = Duration::from_millis(10);
+
+/// Serves the session until it ends; it is counted out by then. `speaks_first`: it has a turn before anything has come.
+pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, mut connection: Connection, speaks_first: bool) {
+    let now_tick = || Clock::tick_of(common.clock.now_ns());
+    let tick = AtomicU32::new(now_tick());
+    let ticks = Ticks { last_ready: AtomicU32::new(now_tick()), blocked: AtomicU32::new(0) };
+    let mut heard = common.orders.stage(common.clock.now_ns());
+    let mut reasons = Reasons::RESUME | heard.reasons();
+    if !speaks_first && heard.reasons().is_empty() {
+        reasons = wait_for(common, &connection, &ticks, now_tick());
+    }
+    loop {
+        tick.store(now_tick(), Ordering::Relaxed);
+        let stage = common.orders.stage(common.clock.now_ns());
+        if stage > heard {
+            heard = stage;
+            reasons |= stage.reasons();
+        }
+        if reasons.intersects(Reasons::READABLE | Reasons::WRITABLE | Reasons::READ_ON) {
+            ticks.last_ready.store(tick.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        reasons = match turns.run(&mut connection, &ticks, reasons, &tick, None) {
+            TurnEnd::Closed(closed) => return turns.end(connection, closed),
+            TurnEnd::Again => Reasons::RESUME,
+            TurnEnd::Starved => {
+                turns.put_rings_away();
+                wait(None, Interest { input: false, output: false }, Some(MEMORY_PAUSE));
+                Reasons::RESUME
+            }
+            TurnEnd::Idle => {
+                turns.put_rings_away();
+                wait_for(common, &connection, &ticks, tick.load(Ordering::Relaxed))
+            }
+        };
+    }
+}
+
+/// Waits for what the session waits for; why it is to have a turn then.
+fn wait_for(common: &Common, connection: &Connection, ticks: &Ticks, tick: u32) -> Reasons {
+    let session = &connection.session;
+    let interest = Interest { input: session.wants_input(), output: session.is_write_blocked() };
+    let orders = &common.orders;
+    let left = |since: u32, limit: u32| limit.saturating_sub(ticks_since(tick, since));
+    let idle_left = match connection.idle_exempt {
+        true => u32::MAX,
+        false => left(ticks.last_ready.load(Ordering::Relaxed), orders.idle_ticks()),
+    };
+    let write_left = match ticks.blocked.load(Ordering::Relaxed) {
+        0 => u32::MAX,
+        since => left(since, orders.write_ticks()),
+    };
+    let timers = TICK * idle_left.min(write_left).max(1);
+    let over = orders.over_ns().map(|over_ns| Duration::from_nanos(over_ns.saturating_sub(common.clock.now_ns())));
+    let timeout = over.map_or(timers, |over| over.min(timers));
+    let woken = wait(Some(connection.socket.as_fd()), interest, Some(timeout));
+    let mut reasons = Reasons::NONE;
+    for (is_so, reason) in [
+        (woken.readable, Reasons::READABLE),
+        (woken.writable, Reasons::WRITABLE),
+        (woken.read_on, Reasons::READ_ON),
+        (woken.timed_out, Reasons::TIMER),
+    ] {
+        if is_so {
+            reasons |= reason;
+        }
+    }
+    reasons
+}

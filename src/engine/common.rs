@@ -1,0 +1,236 @@
+//! [`Common`]: what all parts of an engine share, whatever the engine: how it was told to work, the clock,
+//! the orders in force, how many sessions are open, and a desk for each front.
+//!
+//! A [`Desk`] is where other threads reach a front: they leave an errand there and ring. [`Orders`] are what every
+//! session is to know, however it is served: they are three words of atomics, so that they can lie in memory that
+//! processes share.
+//!
+//! Invariant *books-balance*: who enters leaves once: [`Common::enter`] counts a connection before anything is made of
+//! it, and whoever ends it, or cannot begin it, counts it out. Read next: `front.rs`, which accepts.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use super::Command;
+use super::front::Arrival;
+use crate::clock::Clock;
+use crate::config::{Limits, Settings};
+use crate::error::Error;
+use crate::metrics::counters::PollCounters;
+use crate::net::poller::Poller;
+use crate::session::state::Reasons;
+
+/// What the parts of an engine share.
+pub(super) struct Common {
+    pub(super) settings: Settings,
+    pub(super) clock: Clock,
+    pub(super) orders: Orders,
+    /// One for each front.
+    pub(super) desks: Box<[Desk]>,
+    /// Connections that were let in and have not ended. Written by fronts and by whoever ends sessions.
+    live: AtomicUsize,
+    /// Fronts that let nobody in any more.
+    closed: AtomicUsize,
+}
+
+impl Common {
+    /// With so many desks.
+    pub(super) fn new(settings: Settings, clock: Clock, desks: usize) -> Result<Common, Error> {
+        let desks = (0..desks).map(|_| Desk::new()).collect::<io::Result<_>>();
+        let orders = Orders::default();
+        orders.set_timeouts(&settings.limits);
+        Ok(Common {
+            settings,
+            clock,
+            orders,
+            desks: desks.map_err(|reason| Error::resource("make a poller", reason))?,
+            live: AtomicUsize::new(0),
+            closed: AtomicUsize::new(0),
+        })
+    }
+
+    /// Gives the orders, and tells every front to do its part.
+    pub(super) fn tell(&self, command: &Command) {
+        match command {
+            Command::Drain => self.orders.drain_from(self.clock.now_ns()),
+            Command::Stop => {
+                self.orders.drain_from(self.clock.now_ns());
+                self.orders.go_on_to(Stage::Killed);
+            }
+            Command::Limit(limits) => self.orders.set_timeouts(limits),
+        }
+        self.desks.iter().for_each(|desk| desk.leave(Errand::Tell(command.clone())));
+    }
+
+    /// Counts a connection in, unless `most` are open.
+    pub(super) fn enter(&self, most: usize) -> bool {
+        let enters = |live: usize| (live < most).then_some(live + 1);
+        self.live.fetch_update(Ordering::SeqCst, Ordering::Relaxed, enters).is_ok()
+    }
+
+    /// Counts a connection out. Fronts that wait for the last one to end are told.
+    pub(super) fn leave(&self) {
+        let before = self.live.fetch_sub(1, Ordering::SeqCst);
+        assert!(before > 0, "books-balance");
+        if before == 1 {
+            self.tell_if_over();
+        }
+    }
+
+    /// Says that one more front lets nobody in.
+    pub(super) fn close_one(&self) {
+        self.closed.fetch_add(1, Ordering::SeqCst);
+        self.tell_if_over();
+    }
+
+    /// Whether nobody is here and nobody can come: a front may still hand to another what it lets in.
+    pub(super) fn is_over(&self) -> bool {
+        self.closed.load(Ordering::SeqCst) == self.desks.len() && self.live() == 0
+    }
+
+    fn tell_if_over(&self) {
+        if self.is_over() {
+            self.desks.iter().for_each(|desk| desk.poller.wake());
+        }
+    }
+
+    /// Connections that are open.
+    pub(super) fn live(&self) -> usize {
+        self.live.load(Ordering::SeqCst)
+    }
+
+    /// The time for stage times, 0 when they are off.
+    pub(super) fn stage_ns(&self) -> u64 {
+        if self.settings.stages { self.clock.now_ns() } else { 0 }
+    }
+}
+
+/// How far the engine has come on its way to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stage {
+    /// Everybody is welcome.
+    Open,
+    /// Nobody new; those who are here are served what the kernel holds, and end.
+    Draining,
+    /// The drain timeout has passed: sessions end.
+    Over,
+    /// Sessions end at once.
+    Killed,
+}
+
+/// What every session is to know. Written by a front or by whoever commands, read by all who run turns.
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    idle_ticks: AtomicU32,
+    write_ticks: AtomicU32,
+    stage: AtomicU32,
+    /// How long a drain may take.
+    drain_ns: AtomicU64,
+    /// When the drain is over, by the engine's clock; 0 before it begins. A session that waits for itself needs nobody to
+    /// tell it.
+    over_ns: AtomicU64,
+}
+
+impl Orders {
+    pub(super) fn set_timeouts(&self, limits: &Limits) {
+        self.idle_ticks.store(Clock::ticks(limits.idle_timeout), Ordering::Relaxed);
+        self.write_ticks.store(Clock::ticks(limits.write_timeout), Ordering::Relaxed);
+        let drain_ns = u64::try_from(limits.drain_timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.drain_ns.store(drain_ns, Ordering::Relaxed);
+    }
+
+    pub(super) fn idle_ticks(&self) -> u32 {
+        self.idle_ticks.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn write_ticks(&self) -> u32 {
+        self.write_ticks.load(Ordering::Relaxed)
+    }
+
+    /// Goes on to `stage`, never back.
+    pub(super) fn go_on_to(&self, stage: Stage) {
+        self.stage.fetch_max(stage as u32, Ordering::SeqCst);
+    }
+
+    /// Begins the drain, which is over when its timeout has passed; a second call changes nothing.
+    pub(super) fn drain_from(&self, now_ns: u64) {
+        let over_ns = now_ns.saturating_add(self.drain_ns.load(Ordering::Relaxed)).max(1);
+        let _ = self.over_ns.compare_exchange(0, over_ns, Ordering::SeqCst, Ordering::Relaxed);
+        self.go_on_to(Stage::Draining);
+    }
+
+    /// When the drain is over, once there is one.
+    pub(super) fn over_ns(&self) -> Option<u64> {
+        Some(self.over_ns.load(Ordering::SeqCst)).filter(|over_ns| *over_ns > 0)
+    }
+
+    /// How far the engine has come by `now_ns`.
+    pub(super) fn stage(&self, now_ns: u64) -> Stage {
+        match self.stage.load(Ordering::SeqCst) {
+            0 => Stage::Open,
+            1 if self.over_ns().is_some_and(|over_ns| over_ns <= now_ns) => Stage::Over,
+            1 => Stage::Draining,
+            2 => Stage::Over,
+            _ => Stage::Killed,
+        }
+    }
+}
+
+impl Stage {
+    /// What a session is told when the engine has come this far.
+    pub(super) fn reasons(self) -> Reasons {
+        match self {
+            Stage::Open => Reasons::NONE,
+            Stage::Draining => Reasons::DRAIN,
+            Stage::Over => Reasons::DRAIN_OVER,
+            Stage::Killed => Reasons::KILL,
+        }
+    }
+}
+
+/// Where other threads reach a front.
+pub(super) struct Desk {
+    pub(super) poller: Poller,
+    pub(super) counters: PollCounters,
+    /// Not yet carried out, oldest first. Written by anybody, taken by the front.
+    errands: Mutex<VecDeque<Errand>>,
+    /// Whether there are some, for a front that is busy. Set by whoever adds one, cleared by the front.
+    has_errands: AtomicBool,
+}
+
+/// Something for a front to do.
+pub(super) enum Errand {
+    /// What the engine was told.
+    Tell(Command),
+    /// A connection that another front has accepted and counted in.
+    Adopt(Arrival),
+}
+
+impl Desk {
+    fn new() -> io::Result<Desk> {
+        Ok(Desk {
+            poller: Poller::new()?,
+            counters: PollCounters::default(),
+            errands: Mutex::new(VecDeque::new()),
+            has_errands: AtomicBool::new(false),
+        })
+    }
+
+    /// Leaves an errand and rings; returns at once.
+    pub(super) fn leave(&self, errand: Errand) {
+        self.errands.lock().expect("no thread panics while it holds this lock").push_back(errand);
+        self.has_errands.store(true, Ordering::SeqCst);
+        self.poller.wake();
+    }
+
+    pub(super) fn has_errands(&self) -> bool {
+        self.has_errands.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn take_errands(&self) -> VecDeque<Errand> {
+        self.has_errands.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *self.errands.lock().expect("no thread panics while it holds this lock"))
+    }
+}

@@ -1,0 +1,302 @@
+//! [`Front`]: the part of an engine that meets whoever comes: it accepts within the limits, does its part of what the
+//! engine is told, keeps the time, and drains. What becomes of a connection that was let in is for its [`Floor`]: a table of
+//! sessions under a poller (`reactor.rs`), a thread or a process for each.
+//!
+//! A front waits in its desk's poller, together with all that its floor watches there: one thread at a time.
+//!
+//! Drain, in this order: accept what still waits, close the listeners, tell the floor; when the drain timeout passes,
+//! tell the floor to end what lingers; the front is done when no connection is open.
+//!
+//! Read next: `accept.rs`, how one listener rests when descriptors run out; then `reactor.rs`.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::info;
+
+use super::accept::{Acceptor, Admission};
+use super::common::{Common, Desk, Errand, Stage};
+use super::{Command, Served};
+use crate::config::Limits;
+use crate::error::Error;
+use crate::metrics::counters::batch_class;
+use crate::net::alarm::Alarm;
+use crate::net::listener::BACKLOG;
+use crate::net::poller::{Batch, Ready, WAKE_KEY};
+use crate::net::socket::Socket;
+use crate::session::handler::{Closed, Handler, Service};
+
+/// Connections taken from one listener before sessions have their turn again.
+const ACCEPT_BURST: usize = 64;
+
+/// Keys from here on are the floor's own: those of sessions, or of whatever else it watches.
+pub(super) const FIRST_FLOOR_KEY: u64 = 1 << 32;
+
+const ALARM_KEY: u64 = WAKE_KEY - 1;
+
+/// A connection that was let in, and what is to serve it.
+pub(super) struct Arrival {
+    pub(super) socket: Socket,
+    pub(super) service: Arc<dyn Service>,
+    /// Whether the idle timeout spares it.
+    pub(super) idle_exempt: bool,
+}
+
+/// Why a connection that was let in is closed at once, for the counters and for people.
+pub(super) type Refusal = (Closed, String);
+
+impl Arrival {
+    /// The service's handler for it; a panic there is the end of this connection alone.
+    pub(super) fn open(&self) -> Result<Box<dyn Handler>, Refusal> {
+        let opened = catch_unwind(AssertUnwindSafe(|| self.service.open()));
+        opened.map_err(|_| (Closed::Panicked, format!("its service {} panicked", self.service.name())))
+    }
+}
+
+/// Where connections go that were let in.
+pub(super) trait Floor {
+    /// Begins a session, and says by when it wants to be called for it. Whoever ends the session calls
+    /// [`Common::leave`]; for one that is refused the front does.
+    fn admit(&mut self, arrival: Arrival, now_ns: u64) -> Result<Option<u64>, Refusal>;
+
+    /// A wait has ended; before anything else is told of it.
+    fn handle_wait(&mut self, _now_ns: u64) {}
+
+    /// Something that the floor watches is ready: its key is at least [`FIRST_FLOOR_KEY`].
+    fn handle_event(&mut self, ready: Ready, now_ns: u64);
+
+    /// The engine has gone on to this stage: every session is to know.
+    fn handle_stage(&mut self, stage: Stage, now_ns: u64);
+
+    /// The timeouts have changed.
+    fn handle_timeouts(&mut self, _now_ns: u64) {}
+
+    /// When it wants to be called again by itself.
+    fn next_due_ns(&self, _now_ns: u64) -> Option<u64> {
+        None
+    }
+
+    /// Does what is due by `now_ns`.
+    fn handle_due(&mut self, _now_ns: u64) {}
+}
+
+/// Accepts, tells and drains on behalf of one floor.
+pub(super) struct Front<F> {
+    common: Arc<Common>,
+    /// Which desk is this front's.
+    number: usize,
+    pub(super) floor: F,
+    acceptors: Vec<Acceptor>,
+    limits: Limits,
+    alarm: Alarm,
+    /// For when the alarm is set; `u64::MAX` for not at all.
+    alarm_ns: u64,
+    /// When the floor is to be told that the drain is over.
+    drain_over_ns: Option<u64>,
+    is_draining: bool,
+    now_ns: u64,
+}
+
+impl<F: Floor> Front<F> {
+    /// The front at desk `number`, with these listeners. Made before its thread, so that the daemon can say why it
+    /// cannot start.
+    pub(super) fn new(common: Arc<Common>, number: usize, served: Vec<Served>, floor: F) -> Result<Front<F>, Error> {
+        let watch = |reason| Error::resource("watch the listeners", reason);
+        let poller = &common.desks[number].poller;
+        let acceptors = served.into_iter().enumerate();
+        let acceptors = acceptors.map(|(key, served)| Acceptor::watch(served, key as u64, poller));
+        let acceptors = acceptors.collect::<io::Result<_>>().map_err(watch)?;
+        let alarm = Alarm::new().map_err(watch)?;
+        poller.watch_level(alarm.as_fd(), ALARM_KEY).map_err(watch)?;
+        Ok(Front {
+            number,
+            floor,
+            acceptors,
+            limits: common.settings.limits.clone(),
+            alarm,
+            alarm_ns: u64::MAX,
+            drain_over_ns: None,
+            is_draining: false,
+            now_ns: common.clock.now_ns(),
+            common,
+        })
+    }
+
+    fn desk(&self) -> &Desk {
+        &self.common.desks[self.number]
+    }
+
+    /// For when the alarm is set.
+    pub(super) fn alarm_ns(&self) -> u64 {
+        self.alarm_ns
+    }
+
+    /// Whether nobody is here and nobody can come.
+    pub(super) fn is_drained(&self) -> bool {
+        self.common.is_over()
+    }
+
+    /// Waits until something is to be done, at most for `timeout`, and does it, with the memory of `batch` for what is
+    /// ready; what the floor watches goes to
+    /// [`Floor::handle_event`].
+    pub(super) fn wait(&mut self, batch: &mut Batch, timeout: Option<Duration>) {
+        self.desk().poller.wait(batch, timeout).expect("waiting on our own poller cannot fail");
+        self.now_ns = self.common.clock.now_ns();
+        self.floor.handle_wait(self.now_ns);
+        let mut events = 0;
+        for ready in batch.iter() {
+            match ready.key {
+                FIRST_FLOOR_KEY.. => {
+                    events += 1;
+                    self.floor.handle_event(ready, self.now_ns);
+                }
+                WAKE_KEY => self.handle_errands(),
+                ALARM_KEY => self.handle_alarm(),
+                listener => self.handle_arrivals(listener as usize),
+            }
+        }
+        let counters = &self.desk().counters;
+        counters.polls.add(1);
+        counters.events.add(events);
+        counters.events_max.raise(events);
+        counters.batch_sizes[batch_class(events)].add(1);
+    }
+
+    fn handle_arrivals(&mut self, listener: usize) {
+        let mut left = ACCEPT_BURST;
+        while left > 0 && self.accept_one(listener) && !self.desk().has_errands() {
+            left -= 1;
+        }
+    }
+
+    /// True if somebody was there.
+    fn accept_one(&mut self, listener: usize) -> bool {
+        let desk = &self.common.desks[self.number];
+        // A drain that the same batch of events brought has closed the listener.
+        let Some(acceptor) = self.acceptors.get_mut(listener) else { return false };
+        match acceptor.accept(&desk.poller, self.now_ns) {
+            Admission::Connection(socket) => {
+                desk.counters.accepted.add(1);
+                let (service, idle_exempt) = (Arc::clone(&acceptor.served().service), acceptor.served().idle_exempt);
+                if let Err(reason) = self.admit(Arrival { socket, service, idle_exempt }) {
+                    self.acceptors[listener].warn_turned_away(self.now_ns, &reason);
+                }
+                true
+            }
+            Admission::Nobody => false,
+            Admission::Paused { turned_away } => {
+                desk.counters.accept_pauses.add(1);
+                if turned_away {
+                    desk.counters.accepted.add(1);
+                    desk.counters.turned_away.add(1);
+                }
+                self.set_alarm();
+                false
+            }
+        }
+    }
+
+    /// Lets a connection in, or says why it was closed.
+    fn admit(&mut self, arrival: Arrival) -> Result<(), String> {
+        let most = self.limits.max_connections;
+        if !self.common.enter(most) {
+            self.desk().counters.turned_away.add(1);
+            return Err(format!("max_connections = {most} are open"));
+        }
+        self.seat(arrival)
+    }
+
+    /// Gives a connection that was counted in to the floor, or says why it was closed.
+    fn seat(&mut self, arrival: Arrival) -> Result<(), String> {
+        match self.floor.admit(arrival, self.now_ns) {
+            Ok(due_ns) => {
+                if due_ns.is_some_and(|due_ns| due_ns < self.alarm_ns) {
+                    self.set_alarm();
+                }
+                Ok(())
+            }
+            Err((closed, reason)) => {
+                let counters = &self.desk().counters;
+                match closed {
+                    Closed::OverLimit => counters.turned_away.add(1),
+                    _ => counters.broken_opens.add(1),
+                }
+                self.common.leave();
+                Err(reason)
+            }
+        }
+    }
+
+    fn handle_alarm(&mut self) {
+        let due = |ns: Option<u64>, now_ns: u64| ns.is_some_and(|ns| ns <= now_ns);
+        for listener in 0..self.acceptors.len() {
+            if due(self.acceptors[listener].resume_ns(), self.now_ns) {
+                self.handle_arrivals(listener);
+            }
+        }
+        self.floor.handle_due(self.now_ns);
+        if due(self.drain_over_ns, self.now_ns) {
+            info!("the drain timeout has passed with {} sessions open; they are closed", self.common.live());
+            self.drain_over_ns = None;
+            self.common.orders.go_on_to(Stage::Over);
+            self.floor.handle_stage(Stage::Over, self.now_ns);
+        }
+        self.alarm_ns = u64::MAX;
+        self.set_alarm();
+    }
+
+    fn set_alarm(&mut self) {
+        let resume_ns = self.acceptors.iter().filter_map(Acceptor::resume_ns).min();
+        let floor_ns = self.floor.next_due_ns(self.now_ns);
+        let next_ns = [floor_ns, resume_ns, self.drain_over_ns].into_iter().flatten().min().unwrap_or(u64::MAX);
+        if next_ns == u64::MAX {
+            self.alarm.clear();
+        } else {
+            self.alarm.set(Duration::from_nanos(next_ns.saturating_sub(self.now_ns)));
+        }
+        self.alarm_ns = next_ns;
+    }
+
+    fn handle_errands(&mut self) {
+        for errand in self.desk().take_errands() {
+            match errand {
+                Errand::Tell(Command::Drain) => self.drain(),
+                Errand::Tell(Command::Stop) => {
+                    self.drain();
+                    self.floor.handle_stage(Stage::Killed, self.now_ns);
+                }
+                Errand::Tell(Command::Limit(limits)) => {
+                    self.limits = limits;
+                    self.floor.handle_timeouts(self.now_ns);
+                    self.set_alarm();
+                }
+                Errand::Adopt(arrival) => {
+                    if let Err(reason) = self.seat(arrival) {
+                        log::warn!("a connection was closed at once: {reason}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        if std::mem::replace(&mut self.is_draining, true) {
+            return;
+        }
+        // What the kernel has accepted on our behalf is served like the rest.
+        for listener in 0..self.acceptors.len() {
+            // As many as a backlog holds: those who come later meet a closed door, or this would never end.
+            let _ = (0..=BACKLOG).all(|_| self.accept_one(listener));
+        }
+        for acceptor in self.acceptors.drain(..) {
+            acceptor.close(&self.common.desks[self.number].poller);
+        }
+        self.drain_over_ns = self.common.orders.over_ns();
+        self.floor.handle_stage(Stage::Draining, self.now_ns);
+        self.set_alarm();
+        self.common.close_one();
+    }
+}

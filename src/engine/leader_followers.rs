@@ -1,0 +1,233 @@
+//! The engine `leader-followers`: N equal threads; one at a time leads, that is waits for readiness; it hands the role on
+//! and serves what it found.
+//!
+//! ```text
+//!            ┌────────────── take the role back, if it is free ─────────────┐
+//!   leader ──┴─▶ wait ──▶ give the role up ──▶ turns of what it found ──────┤
+//!                               │ wake one, if that pays                    │ role taken: follow
+//!   follower (asleep) ◀─────────┘                 ▲                         ▼
+//!                                                 └──────────────────── lie down
+//! ```
+//! Who waits: the leader. Who runs: the same thread, a moment later. What is handed over is not the work but the waiting,
+//! so that a session's bytes are read by the thread that saw them come, and nothing is queued between threads.
+//!
+//! Handing the role on costs a wake. Where every turn is brief it is put off while what was found takes less time than a
+//! wake does: then the leader is back before anybody else could be there. Otherwise the role is handed on before the first
+//! turn, and the leader takes one event at a time, so that nothing waits behind a turn that may take long.
+//!
+//! Invariant *somebody-returns*: while nobody leads, a thread that is awake is on its way to look for the role: whoever
+//! gives the role up either wakes a follower or comes back itself, and a follower lies down only after it has said so and
+//! has then seen the role taken (`parking.rs`). Read next: `thread_per_connection.rs`; the chapter is
+//! `design/engines/leader-followers.md`.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::books::Books;
+use super::common::Common;
+use super::crew::Crew;
+use super::front::Front;
+use super::parking::IdleStack;
+use super::reactor::{Reactor, Request, Sessions};
+use super::turns::Turns;
+use super::{Command, Entry, Running, Start, carries_all};
+use crate::config::{AtOnce, EngineInfo};
+use crate::error::Error;
+use crate::metrics::counters::TurnCounters;
+use crate::metrics::stages::StageRecorder;
+use crate::metrics::summary::{Summary, TurnSummary};
+use crate::net::poller::Batch;
+
+pub(super) const ENTRY: Entry = Entry {
+    info: EngineInfo {
+        name: "leader-followers",
+        about: "N equal threads; one at a time polls, hands the role on and serves what it found",
+        carries: carries_all,
+        options: &["workers", "batch", "budget", "ring", "rearm", "stages", "pin"],
+        at_once: AtOnce::Many,
+    },
+    start: |start| Ok(Box::new(LeaderFollowers::start(start)?)),
+};
+
+/// What a wake costs: what is found must take longer to be worth one. That of an idle virtual processor, measured.
+const WAKE_COST_NS: u64 = 100_000;
+
+/// Counters of turns that this engine keeps beside those of all.
+const OWN_TURNS: &[&str] = &["parks", "worker_wakes"];
+
+struct Shared {
+    common: Arc<Common>,
+    reactor: Arc<Reactor>,
+    /// The leader's; locked by whoever has taken the role, so never waited for.
+    front: Mutex<Front<Sessions>>,
+    /// Whether somebody leads. Taken by a swap; given up by the leader after it has let go of the front.
+    is_led: AtomicBool,
+    idle: IdleStack,
+    /// Whether the turns of every service are bounded by the byte budget.
+    all_brief: bool,
+    /// What a turn takes, of late; 0 before the first. Written by everybody now and then.
+    turn_ns: AtomicU64,
+    /// Set by the leader that finds the engine drained.
+    is_over: AtomicBool,
+    turn_counters: Box<[TurnCounters]>,
+    stages: Box<[StageRecorder]>,
+}
+
+/// The running engine.
+struct LeaderFollowers {
+    shared: Arc<Shared>,
+    crew: Crew,
+}
+
+impl LeaderFollowers {
+    fn start(start: Start) -> Result<LeaderFollowers, Error> {
+        let all_brief = super::all_brief(&start.listeners);
+        let workers = start.settings.workers;
+        let common = Arc::new(Common::new(start.settings, start.clock, 1)?);
+        let reactor = Reactor::new(&common, 0, start.most_sessions, common.settings.limits.max_buffer_bytes);
+        let front = Front::new(Arc::clone(&common), 0, start.listeners, Sessions::new(&reactor))?;
+        let crew = Crew::new(common.settings.pin);
+        let shared = Arc::new(Shared {
+            common,
+            reactor,
+            front: Mutex::new(front),
+            is_led: AtomicBool::new(false),
+            idle: IdleStack::new(workers),
+            all_brief,
+            turn_ns: AtomicU64::new(0),
+            is_over: AtomicBool::new(false),
+            turn_counters: (0..workers).map(|_| TurnCounters::default()).collect(),
+            stages: (0..workers).map(|_| StageRecorder::default()).collect(),
+        });
+        for number in 0..workers {
+            let shared = Arc::clone(&shared);
+            crew.start(format!("worker-{number}"), Some(number), move || Member::new(&shared, number).run())?;
+        }
+        Ok(LeaderFollowers { shared, crew })
+    }
+
+    fn books(&self) -> Books<'_> {
+        Books {
+            engine: ENTRY.info.name,
+            common: &self.shared.common,
+            turns: self.shared.turn_counters.iter().collect(),
+            stages: self.shared.stages.iter().collect(),
+            polls_sessions: true,
+            buffer_bytes: self.shared.reactor.budget.made_bytes(),
+        }
+    }
+}
+
+/// One of the threads.
+struct Member<'a> {
+    shared: &'a Shared,
+    number: usize,
+    turns: Turns<'a>,
+    batch: Batch,
+    /// What it found, and what of that wants another turn.
+    found: Vec<Request>,
+}
+
+impl<'a> Member<'a> {
+    fn new(shared: &'a Shared, number: usize) -> Member<'a> {
+        let (counters, stages) = (&shared.turn_counters[number], &shared.stages[number]);
+        let events = if shared.all_brief { shared.common.settings.batch } else { 1 };
+        Member {
+            turns: Turns::new(&shared.common, &shared.reactor.budget, counters, stages),
+            batch: Batch::new(events),
+            found: Vec::with_capacity(events),
+            number,
+            shared,
+        }
+    }
+
+    fn run(mut self) {
+        let shared = self.shared;
+        shared.idle.occupy(self.number);
+        while !shared.is_over.load(Ordering::SeqCst) {
+            let leads = !shared.is_led.load(Ordering::Relaxed) && !shared.is_led.swap(true, Ordering::SeqCst);
+            if leads {
+                self.lead();
+            }
+            if !self.found.is_empty() {
+                self.serve();
+            } else if !leads {
+                self.follow();
+            }
+        }
+    }
+
+    /// Waits for readiness, unless there is something to serve already, and gives the role up.
+    fn lead(&mut self) {
+        let shared = self.shared;
+        let mut front = shared.front.try_lock().expect("only the leader has it, and no leader panics");
+        let is_over = front.is_drained();
+        if !is_over {
+            let is_busy = !self.found.is_empty();
+            front.wait(&mut self.batch, is_busy.then_some(Duration::ZERO));
+            self.found.append(&mut front.floor.ready);
+        }
+        drop(front);
+        shared.is_led.store(false, Ordering::SeqCst);
+        if is_over {
+            shared.is_over.store(true, Ordering::SeqCst);
+            shared.idle.wake_all();
+        } else if self.pays() && shared.idle.wake_one().is_some() {
+            self.turns.counters().worker_wakes.add(1);
+        }
+    }
+
+    /// Whether somebody else should lead while this thread serves.
+    fn pays(&self) -> bool {
+        let found = self.found.len() as u64;
+        let takes_ns = found * self.shared.turn_ns.load(Ordering::Relaxed);
+        found > 0 && (!self.shared.all_brief || takes_ns > WAKE_COST_NS)
+    }
+
+    /// One turn for each session that is there now; then it is time to look for the role again.
+    fn serve(&mut self) {
+        let shared = self.shared;
+        let round = self.found.len();
+        let since_ns = shared.common.clock.now_ns();
+        for place in 0..round {
+            self.found.extend(shared.reactor.run(&mut self.turns, self.found[place]).into_iter().flatten());
+        }
+        self.found.drain(..round);
+        let turn_ns = (shared.common.clock.now_ns() - since_ns) / round as u64;
+        let before_ns = shared.turn_ns.load(Ordering::Relaxed);
+        let after_ns = if before_ns == 0 { turn_ns } else { (before_ns * 7 + turn_ns) / 8 };
+        shared.turn_ns.store(after_ns, Ordering::Relaxed);
+    }
+
+    /// Sleeps until it is needed.
+    fn follow(&mut self) {
+        let shared = self.shared;
+        if shared.reactor.budget.awaited.load(Ordering::SeqCst) {
+            self.turns.give_up_rings();
+        }
+        let is_needed = || !shared.is_led.load(Ordering::SeqCst) || shared.is_over.load(Ordering::SeqCst);
+        if shared.idle.sleep_unless(self.number, is_needed) {
+            self.turns.counters().parks.add(1);
+        }
+    }
+}
+
+impl Running for LeaderFollowers {
+    fn command(&self, command: Command) {
+        self.shared.common.tell(&command);
+    }
+
+    fn summary(&self) -> Summary {
+        let mut summary = self.books().summary();
+        for (turns, counters) in summary.worker_turns.iter_mut().zip(&self.shared.turn_counters) {
+            turns.add_known(TurnSummary::of([counters], OWN_TURNS));
+        }
+        summary
+    }
+
+    fn join(&self) {
+        self.crew.join();
+        self.books().check();
+    }
+}

@@ -1,0 +1,339 @@
+//! [`Reactor`]: sessions in a table under one poller, shared by all engines that wait for readiness. What an engine adds
+//! is which threads run the turns, and when.
+//!
+//! ```text
+//!   front ──▶ floor: event ─▶ schedule ─▶ ready (keys that are queued now) ──▶ the engine
+//!                                                                              │
+//!   table ◀── release, requeue, close ◀── turn ◀── claim ◀── Reactor::run ◀────┘
+//! ```
+//!
+//! Two halves: [`Reactor`] is shared by all threads; [`Sessions`] is the [`Floor`] of its front, used by one thread at a
+//! time: it turns events into requests and keeps the timeouts.
+//!
+//! Invariant *last-act*: the last thing that a turn does with a session is to release, requeue or close it; after that
+//! only its key is touched. The whole argument is in `pool/README.md`. Read next: `event_loop.rs`, the smallest engine on
+//! top of it; `turns.rs` for what happens within a turn.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use log::warn;
+
+use super::common::{Common, Desk, Stage};
+use super::connection::Connection;
+use super::front::{Arrival, Floor, Refusal};
+use super::timeouts::Wheel;
+use super::turns::Turns;
+use crate::clock::{Clock, TICK, ticks_since};
+use crate::config::Rearm;
+use crate::net::poller::Ready;
+use crate::session::TurnEnd;
+use crate::session::buffer::Budget;
+use crate::session::handler::Closed;
+use crate::session::state::{Reasons, Released, Scheduled};
+use crate::session::table::{Claim, Key, Slot, Table};
+
+// What `--max-connections` costs each: one slot, two lines that no other slot shares.
+const _: () = assert!(size_of::<Slot<Connection>>() == 128);
+
+/// The longest that a session goes unvisited, whatever the timeouts: about an hour.
+const LONGEST_VISIT: u32 = 1 << 19;
+
+/// A session that is to have a turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    /// The session, in the state *queued*.
+    pub(super) key: Key,
+    /// When it was seen ready; 0 when stage times are off.
+    pub(super) ready_ns: u64,
+}
+
+/// What the threads share that serve the sessions of one poller.
+pub(super) struct Reactor {
+    pub(super) common: Arc<Common>,
+    /// Which desk of `common` is this one's, with the poller and its counters.
+    number: usize,
+    /// The memory of the sessions' rings.
+    pub(super) budget: Arc<Budget>,
+    /// Filled by the front's thread; a slot's content belongs to its claim.
+    pub(super) table: Table<Connection>,
+    /// Sessions in the state *queued* that wait for memory instead of for a thread. `budget.awaited` says that there
+    /// are some; written under this lock.
+    starving: Mutex<VecDeque<Request>>,
+    /// When the log last said that memory has run out; 0 before the first time. Written under the lock of `starving`.
+    warned_tick: AtomicU32,
+    now: Now,
+}
+
+/// The present tick, written at every wait by the front's thread, read by turns whose peer blocks or whose timer rang: on
+/// a line of its own, since the fields around it are read by every turn.
+#[repr(align(128))]
+struct Now(AtomicU32);
+
+impl Reactor {
+    /// A reactor for at most `most_sessions`, with so much memory for rings, at the desk of this number.
+    pub(super) fn new(common: &Arc<Common>, number: usize, most_sessions: usize, buffer_bytes: usize) -> Arc<Reactor> {
+        let tick = Clock::tick_of(common.clock.now_ns());
+        Arc::new(Reactor {
+            common: Arc::clone(common),
+            number,
+            budget: Budget::new(buffer_bytes),
+            table: Table::new(most_sessions),
+            starving: Mutex::new(VecDeque::new()),
+            warned_tick: AtomicU32::new(0),
+            now: Now(AtomicU32::new(tick)),
+        })
+    }
+
+    pub(super) fn desk(&self) -> &Desk {
+        &self.common.desks[self.number]
+    }
+
+    /// Gives the session its turn. Returns the requests that are to be served next: this session's, if it wants another
+    /// turn, and one that waited for memory, if there is some.
+    pub(super) fn run(&self, turns: &mut Turns<'_>, request: Request) -> [Option<Request>; 2] {
+        let again = self.turn(turns, request);
+        let again = again.then(|| Request { key: request.key, ready_ns: self.common.stage_ns() });
+        let fed = if self.budget.awaited.load(Ordering::SeqCst) { self.poll_starving() } else { None };
+        [again, fed]
+    }
+
+    /// True if the session is queued again.
+    fn turn(&self, turns: &mut Turns<'_>, request: Request) -> bool {
+        let mut claim = self.table.claim(request.key);
+        let (ticks, reasons) = (&claim.slot().ticks, claim.reasons());
+        let end = turns.run(&mut claim, ticks, reasons, &self.now.0, Some(request.ready_ns));
+        match end {
+            TurnEnd::Closed(closed) => {
+                turns.end(claim.close(), closed);
+                false
+            }
+            TurnEnd::Again => {
+                claim.requeue(Reasons::RESUME);
+                true
+            }
+            TurnEnd::Starved => {
+                self.starve(claim);
+                false
+            }
+            TurnEnd::Idle => {
+                self.watch_on(&mut claim);
+                let again = claim.release() == Released::Again;
+                if again {
+                    turns.counters().again.add(1);
+                }
+                again
+            }
+        }
+    }
+
+    /// Asks the poller for what the session waits for, as far as it is not watched for ever.
+    fn watch_on(&self, claim: &mut Claim<'_, Connection>) {
+        let poller = &self.desk().poller;
+        let key = claim.key().to_u64();
+        let blocked = claim.session.is_write_blocked();
+        let asked = match self.common.settings.rearm {
+            Rearm::Edge if blocked && !claim.watches_output => {
+                claim.watches_output = true;
+                poller.watch_edge_output(claim.socket.as_fd(), key)
+            }
+            Rearm::Edge => Ok(()),
+            Rearm::Oneshot => poller.rearm(claim.socket.as_fd(), key, claim.session.wants_input(), blocked),
+        };
+        asked.expect("a session's socket is watched from its first turn to its last");
+    }
+
+    /// Puts the session aside until there is memory for its ring.
+    fn starve(&self, claim: Claim<'_, Connection>) {
+        let key = claim.key();
+        // Requeued under the lock: the front, when it schedules all sessions to end, finds each either running or here.
+        let mut starving = self.starving.lock().expect("no thread panics while it holds this lock");
+        claim.requeue(Reasons::RESUME);
+        if starving.is_empty() {
+            self.warn_starving();
+        }
+        starving.push_back(Request { key, ready_ns: self.common.stage_ns() });
+        self.budget.awaited.store(true, Ordering::SeqCst);
+    }
+
+    /// Moves one waiting session back to those that are served if there is memory for its ring; None if there is none to
+    /// move.
+    fn poll_starving(&self) -> Option<Request> {
+        let budget = &self.budget;
+        let mut starving = self.starving.lock().expect("no thread panics while it holds this lock");
+        if !budget.has_room(self.common.settings.ring_bytes) {
+            return None;
+        }
+        let request = starving.pop_front();
+        budget.awaited.store(!starving.is_empty(), Ordering::SeqCst);
+        request
+    }
+
+    /// Says in the log that memory has run out, at most once a second.
+    fn warn_starving(&self) {
+        let tick = self.now.0.load(Ordering::Acquire);
+        let before = self.warned_tick.load(Ordering::Relaxed);
+        if before == 0 || ticks_since(tick, before) >= Clock::ticks(Duration::from_secs(1)) {
+            self.warned_tick.store(tick, Ordering::Relaxed);
+            warn!(
+                "max_buffers = {} bytes of rings are in use: sessions wait until some are given back",
+                self.common.settings.limits.max_buffer_bytes
+            );
+        }
+    }
+}
+
+/// The floor of a reactor's front.
+pub(super) struct Sessions {
+    reactor: Arc<Reactor>,
+    wheel: Wheel,
+    /// Sessions that this thread moved to *queued* and that nobody serves yet, in the order of their events.
+    pub(super) ready: Vec<Request>,
+}
+
+impl Sessions {
+    pub(super) fn new(reactor: &Arc<Reactor>) -> Sessions {
+        let tick = Clock::tick_of(reactor.common.clock.now_ns());
+        let ready = Vec::with_capacity(reactor.common.settings.batch);
+        Sessions { reactor: Arc::clone(reactor), wheel: Wheel::new(tick), ready }
+    }
+
+    /// Adds reasons for a turn, and notes the session as ready if that is now this thread's duty.
+    fn schedule(&mut self, key: Key, reasons: Reasons, now_ns: u64) -> Scheduled {
+        let scheduled = self.reactor.table.schedule(key, reasons);
+        if scheduled == Scheduled::Enqueue {
+            let ready_ns = if self.reactor.common.settings.stages { now_ns } else { 0 };
+            self.ready.push(Request { key, ready_ns });
+        }
+        scheduled
+    }
+
+    fn schedule_all(&mut self, reasons: Reasons, now_ns: u64) {
+        let keys: Vec<Key> = self.reactor.table.keys().collect();
+        for key in keys {
+            let _ = self.schedule(key, reasons, now_ns);
+        }
+        self.retry_starving();
+    }
+
+    /// Sessions that wait for memory cannot take the turn that would end them; serve them, to take it or starve again.
+    fn retry_starving(&mut self) {
+        let mut starving = self.reactor.starving.lock().expect("no thread panics while it holds this lock");
+        self.ready.extend(starving.drain(..));
+        self.reactor.budget.awaited.store(false, Ordering::SeqCst);
+    }
+
+    fn shortest_timeout_ticks(&self) -> u32 {
+        let orders = &self.reactor.common.orders;
+        orders.idle_ticks().min(orders.write_ticks()).min(LONGEST_VISIT)
+    }
+}
+
+impl Floor for Sessions {
+    fn admit(&mut self, arrival: Arrival, now_ns: u64) -> Result<Option<u64>, Refusal> {
+        let reactor = Arc::clone(&self.reactor);
+        let over_limit = |reason: String| (Closed::OverLimit, reason);
+        let vacancy = reactor.table.reserve();
+        let vacancy = vacancy.ok_or_else(|| over_limit("there are no more slots for sessions".to_owned()))?;
+        let key = vacancy.key();
+        let poller = &reactor.desk().poller;
+        let watched = match reactor.common.settings.rearm {
+            Rearm::Edge => poller.watch_edge(arrival.socket.as_fd(), key.to_u64()),
+            Rearm::Oneshot => poller.watch_oneshot(arrival.socket.as_fd(), key.to_u64()),
+        };
+        watched.map_err(|reason| over_limit(format!("it cannot be watched: {reason}")))?;
+        let speaks_first = arrival.service.speaks_first();
+        let tick = Clock::tick_of(now_ns);
+        // Events of the new key can only be collected by this thread, in a later wait.
+        vacancy.fill(Connection::begin(arrival)?, tick);
+        // One that was on its way from another front when the drain began hears of it here.
+        let stage = reactor.common.orders.stage(now_ns);
+        if speaks_first || stage != Stage::Open {
+            let _ = self.schedule(key, Reasons::RESUME | stage.reasons(), now_ns);
+        }
+        let visit_ticks = self.shortest_timeout_ticks();
+        self.wheel.insert(key.index(), tick, visit_ticks);
+        Ok(Some(now_ns + u64::from(visit_ticks) * TICK.as_nanos() as u64))
+    }
+
+    /// The tick is stored before any session's own: a turn that reads both never finds the session's the later one.
+    fn handle_wait(&mut self, now_ns: u64) {
+        self.reactor.now.0.store(Clock::tick_of(now_ns), Ordering::Release);
+    }
+
+    fn handle_event(&mut self, ready: Ready, now_ns: u64) {
+        let Some(key) = Key::from_u64(ready.key) else { return };
+        let mut reasons = Reasons::NONE;
+        if ready.readable {
+            reasons |= Reasons::READABLE;
+        }
+        if ready.writable {
+            reasons |= Reasons::WRITABLE;
+        }
+        if ready.read_on {
+            reasons |= Reasons::READ_ON;
+        }
+        self.reactor.table.slot(key).ticks.last_ready.store(Clock::tick_of(now_ns), Ordering::Release);
+        match self.schedule(key, reasons, now_ns) {
+            Scheduled::Enqueue => {}
+            Scheduled::Noted => self.reactor.desk().counters.noted.add(1),
+            Scheduled::Stale => self.reactor.desk().counters.stale.add(1),
+        }
+    }
+
+    fn handle_stage(&mut self, stage: Stage, now_ns: u64) {
+        self.schedule_all(stage.reasons(), now_ns);
+    }
+
+    /// A timeout that became shorter must not wait for visits that were planned for the longer one.
+    fn handle_timeouts(&mut self, now_ns: u64) {
+        let tick = Clock::tick_of(now_ns);
+        self.wheel = Wheel::new(tick);
+        let keys: Vec<Key> = self.reactor.table.keys().collect();
+        for key in keys {
+            self.wheel.insert(key.index(), tick, 1);
+        }
+    }
+
+    fn next_due_ns(&self, now_ns: u64) -> Option<u64> {
+        let next_in = self.wheel.next_in(Clock::tick_of(now_ns));
+        next_in.map(|ticks| now_ns + u64::from(ticks) * TICK.as_nanos() as u64)
+    }
+
+    fn handle_due(&mut self, now_ns: u64) {
+        let reactor = Arc::clone(&self.reactor);
+        let tick = Clock::tick_of(now_ns);
+        let (idle_ticks, write_ticks) = (reactor.common.orders.idle_ticks(), reactor.common.orders.write_ticks());
+        let mut overdue = Vec::new();
+        self.wheel.advance(tick, |index| {
+            reactor.desk().counters.timer_visits.add(1);
+            let key = reactor.table.key_at(index)?;
+            let ticks = &reactor.table.slot(key).ticks;
+            let idle_left = left_ticks(tick, ticks.last_ready.load(Ordering::Relaxed), idle_ticks);
+            let write_left = match ticks.blocked.load(Ordering::Relaxed) {
+                0 => write_ticks,
+                since => left_ticks(tick, since, write_ticks),
+            };
+            let left = idle_left.min(write_left);
+            if left == 0 {
+                overdue.push(key);
+            }
+            // A session that is spared or not yet done with its turn is looked at again after a while.
+            Some(if left == 0 { idle_ticks.min(write_ticks) } else { left }.min(LONGEST_VISIT))
+        });
+        for &key in &overdue {
+            let _ = self.schedule(key, Reasons::TIMER, now_ns);
+        }
+        if !overdue.is_empty() {
+            self.retry_starving();
+        }
+    }
+}
+
+/// Ticks until `limit` ticks have passed since `since`.
+fn left_ticks(now: u32, since: u32, limit: u32) -> u32 {
+    limit.saturating_sub(ticks_since(now, since))
+}

@@ -1,0 +1,136 @@
+//! The engine `serial`: one client at a time, from its first byte to its last. The baseline.
+//!
+//! ```text
+//!   accept ──▶ wait, turn, wait, turn … end ──▶ accept
+//! ```
+//! Who waits: the one thread, for one client. Who runs: the same. Whoever comes meanwhile waits in the kernel's backlog,
+//! however idle the present client is. Nothing is simpler, and nothing else is as fair to the client that is being served.
+//!
+//! A session is served inside of [`Floor::admit`]: while it lasts nobody is at the front, so that orders reach the session
+//! by a nudge, and the front when it is back. Read next: `thread_per_connection.rs`, the same with a thread for each.
+
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+
+use super::blocking::serve;
+use super::books::Books;
+use super::common::{Common, Stage};
+use super::connection::Connection;
+use super::crew::Crew;
+use super::front::{Arrival, Floor, Front, Refusal};
+use super::turns::Turns;
+use super::{Command, Entry, Running, Start, carries_one_by_one};
+use crate::config::{AtOnce, EngineInfo};
+use crate::error::Error;
+use crate::metrics::counters::TurnCounters;
+use crate::metrics::stages::StageRecorder;
+use crate::metrics::summary::Summary;
+use crate::net::nudge::{Sleeper, listen_for_nudges};
+use crate::net::poller::{Batch, Ready};
+use crate::session::buffer::Budget;
+
+pub(super) const ENTRY: Entry = Entry {
+    info: EngineInfo {
+        name: "serial",
+        about: "one client at a time, the others wait in the backlog: the baseline",
+        carries: carries_one_by_one,
+        options: &["budget", "ring", "stages", "pin"],
+        at_once: AtOnce::One,
+    },
+    start: |start| Ok(Box::new(Serial::start(start)?)),
+};
+
+struct Shared {
+    common: Arc<Common>,
+    budget: Arc<Budget>,
+    counters: TurnCounters,
+    stages: StageRecorder,
+}
+
+/// The running engine.
+struct Serial {
+    shared: Arc<Shared>,
+    crew: Crew,
+    /// The thread, while it runs. Taken away by itself before it returns.
+    sleeper: Arc<Mutex<Option<Sleeper>>>,
+}
+
+impl Serial {
+    fn start(start: Start) -> Result<Serial, Error> {
+        let common = Arc::new(Common::new(start.settings, start.clock, 1)?);
+        let budget = Budget::new(common.settings.limits.max_buffer_bytes);
+        let (counters, stages) = (TurnCounters::default(), StageRecorder::default());
+        let shared = Arc::new(Shared { common, budget, counters, stages });
+        let floor = Client { shared: Arc::clone(&shared) };
+        let mut front = Front::new(Arc::clone(&shared.common), 0, start.listeners, floor)?;
+        let crew = Crew::new(shared.common.settings.pin);
+        let sleeper = Arc::new(Mutex::new(None));
+        let (own, batch) = (Arc::clone(&sleeper), shared.common.settings.batch);
+        let (told, hears) = channel();
+        crew.start("server".to_owned(), Some(0), move || {
+            told.send(listen_for_nudges()).expect("the engine waits for it");
+            let set = |sleeper| *own.lock().expect("no thread panics while it holds this lock") = sleeper;
+            set(Some(Sleeper::current()));
+            let mut batch = Batch::new(batch);
+            while !front.is_drained() {
+                front.wait(&mut batch, None);
+            }
+            set(None);
+        })?;
+        wait_until_it_hears(&hears)?;
+        Ok(Serial { shared, crew, sleeper })
+    }
+
+    fn books(&self) -> Books<'_> {
+        Books {
+            engine: ENTRY.info.name,
+            common: &self.shared.common,
+            turns: vec![&self.shared.counters],
+            stages: vec![&self.shared.stages],
+            polls_sessions: false,
+            buffer_bytes: self.shared.budget.made_bytes(),
+        }
+    }
+}
+
+fn wait_until_it_hears(hears: &Receiver<std::io::Result<()>>) -> Result<(), Error> {
+    let heard = hears.recv().expect("a thread that panics ends the process");
+    heard.map_err(|reason| Error::resource("receive signals", reason))
+}
+
+/// The floor: room for one.
+struct Client {
+    shared: Arc<Shared>,
+}
+
+impl Floor for Client {
+    fn admit(&mut self, arrival: Arrival, _now_ns: u64) -> Result<Option<u64>, Refusal> {
+        let Shared { common, budget, counters, stages } = &*self.shared;
+        let speaks_first = arrival.service.speaks_first();
+        let mut turns = Turns::new(common, budget, counters, stages).keeping_none();
+        serve(common, &mut turns, Connection::begin(arrival)?, speaks_first);
+        Ok(None)
+    }
+
+    fn handle_event(&mut self, _ready: Ready, _now_ns: u64) {}
+
+    fn handle_stage(&mut self, _stage: Stage, _now_ns: u64) {}
+}
+
+impl Running for Serial {
+    fn command(&self, command: Command) {
+        self.shared.common.tell(&command);
+        let sleeper = self.sleeper.lock().expect("no thread panics while it holds this lock");
+        sleeper.iter().for_each(|sleeper| sleeper.nudge());
+    }
+
+    fn summary(&self) -> Summary {
+        self.books().summary()
+    }
+
+    fn join(&self) {
+        self.crew.join();
+        self.shared.budget.empty_shelf();
+        self.books().check();
+    }
+}

@@ -1,0 +1,200 @@
+//! The engine `thread-per-connection`: a thread for each client, which waits for it alone.
+//!
+//! ```text
+//!   front: accept ──▶ start a thread ──▶ wait, turn, wait, turn … end
+//!          accept ──▶ start a thread ──▶ wait, turn …
+//! ```
+//! Who waits: each thread, for its own client. Who runs: whichever thread the kernel's scheduler picks. Nothing is handed
+//! over but the socket, once. The kernel keeps the list of who is ready, and switches threads at every request; each
+//! client costs a stack, and coming and going costs a thread's start and end.
+//!
+//! The cap is `--max-connections`; a thread that cannot be had turns that one client away. Stacks are small:
+//! [`STACK_BYTES`] of address space, of which a session touches a few pages.
+//!
+//! Read next: `process_per_connection.rs`; the chapter is `design/engines/thread-per-connection.md`.
+
+use std::sync::{Arc, Mutex};
+use std::thread::Builder;
+
+use super::blocking::serve;
+use super::books::Books;
+use super::common::{Common, Stage};
+use super::connection::Connection;
+use super::crew::{Crew, or_abort};
+use super::front::{Arrival, Floor, Front, Refusal};
+use super::turns::Turns;
+use super::{Command, Entry, Running, Start, carries_all};
+use crate::config::{AtOnce, EngineInfo};
+use crate::error::Error;
+use crate::metrics::counters::TurnCounters;
+use crate::metrics::stages::StageRecorder;
+use crate::metrics::summary::Summary;
+use crate::net::nudge::{Sleeper, listen_for_nudges};
+use crate::net::poller::{Batch, Ready};
+use crate::session::buffer::Budget;
+use crate::session::handler::Closed;
+
+pub(super) const ENTRY: Entry = Entry {
+    info: EngineInfo {
+        name: "thread-per-connection",
+        about: "a thread for each client, which waits for it alone",
+        carries: carries_all,
+        options: &["budget", "ring", "stages"],
+        at_once: AtOnce::Many,
+    },
+    start: |start| Ok(Box::new(ThreadPerConnection::start(start)?)),
+};
+
+/// Address space of a session's stack: the deepest path, a panic that prints where it happened, takes under half of it.
+const STACK_BYTES: usize = 128 << 10;
+
+struct Shared {
+    common: Arc<Common>,
+    budget: Arc<Budget>,
+    places: Mutex<Places>,
+}
+
+/// Where sessions' threads count. A place goes from thread to thread; there are as many as there ever were threads at
+/// once.
+#[derive(Default)]
+struct Places {
+    all: Vec<Arc<Place>>,
+    free: Vec<Arc<Place>>,
+}
+
+#[derive(Default)]
+struct Place {
+    counters: TurnCounters,
+    stages: StageRecorder,
+    /// The thread, while it runs. Taken away by itself before it returns.
+    sleeper: Mutex<Option<Sleeper>>,
+}
+
+impl Place {
+    fn set_sleeper(&self, sleeper: Option<Sleeper>) {
+        *self.sleeper.lock().expect("no thread panics while it holds this lock") = sleeper;
+    }
+}
+
+impl Shared {
+    fn take_place(&self) -> Arc<Place> {
+        let mut places = self.places.lock().expect("no thread panics while it holds this lock");
+        places.free.pop().unwrap_or_else(|| {
+            let place = Arc::new(Place::default());
+            places.all.push(Arc::clone(&place));
+            place
+        })
+    }
+
+    fn give_place_back(&self, place: Arc<Place>) {
+        self.places.lock().expect("no thread panics while it holds this lock").free.push(place);
+    }
+
+    fn all_places(&self) -> Vec<Arc<Place>> {
+        self.places.lock().expect("no thread panics while it holds this lock").all.clone()
+    }
+
+    /// Has every session look at the orders.
+    fn nudge_all(&self) {
+        for place in self.all_places() {
+            let sleeper = place.sleeper.lock().expect("no thread panics while it holds this lock");
+            sleeper.iter().for_each(|sleeper| sleeper.nudge());
+        }
+    }
+}
+
+/// The running engine.
+struct ThreadPerConnection {
+    shared: Arc<Shared>,
+    crew: Crew,
+}
+
+impl ThreadPerConnection {
+    fn start(start: Start) -> Result<ThreadPerConnection, Error> {
+        let common = Arc::new(Common::new(start.settings, start.clock, 1)?);
+        let budget = Budget::new(common.settings.limits.max_buffer_bytes);
+        let shared = Arc::new(Shared { common, budget, places: Mutex::default() });
+        let floor = Threads { shared: Arc::clone(&shared) };
+        let mut front = Front::new(Arc::clone(&shared.common), 0, start.listeners, floor)?;
+        let crew = Crew::new(false);
+        let batch = shared.common.settings.batch;
+        crew.start("front".to_owned(), None, move || {
+            // Inherited by the threads that it starts.
+            listen_for_nudges().expect("a signal that exists can be handled");
+            let mut batch = Batch::new(batch);
+            while !front.is_drained() {
+                front.wait(&mut batch, None);
+            }
+        })?;
+        Ok(ThreadPerConnection { shared, crew })
+    }
+
+    fn with_books<T>(&self, tell: impl FnOnce(&Books<'_>) -> T) -> T {
+        let places = self.shared.all_places();
+        tell(&Books {
+            engine: ENTRY.info.name,
+            common: &self.shared.common,
+            turns: places.iter().map(|place| &place.counters).collect(),
+            stages: places.iter().map(|place| &place.stages).collect(),
+            polls_sessions: false,
+            buffer_bytes: self.shared.budget.made_bytes(),
+        })
+    }
+}
+
+/// The floor: a thread for each.
+struct Threads {
+    shared: Arc<Shared>,
+}
+
+impl Floor for Threads {
+    fn admit(&mut self, arrival: Arrival, _now_ns: u64) -> Result<Option<u64>, Refusal> {
+        let speaks_first = arrival.service.speaks_first();
+        let connection = Connection::begin(arrival)?;
+        let (shared, place) = (Arc::clone(&self.shared), self.shared.take_place());
+        let own = Arc::clone(&place);
+        let body = move || {
+            or_abort(|| {
+                own.set_sleeper(Some(Sleeper::current()));
+                let mut turns = Turns::new(&shared.common, &shared.budget, &own.counters, &own.stages).keeping_none();
+                serve(&shared.common, &mut turns, connection, speaks_first);
+                own.set_sleeper(None);
+                shared.give_place_back(own);
+            });
+        };
+        let started = Builder::new().name("session".to_owned()).stack_size(STACK_BYTES).spawn(body);
+        match started {
+            Ok(_) => Ok(None),
+            Err(reason) => {
+                self.shared.give_place_back(place);
+                Err((Closed::OverLimit, format!("no thread can be had for it: {reason}")))
+            }
+        }
+    }
+
+    fn handle_event(&mut self, _ready: Ready, _now_ns: u64) {}
+
+    fn handle_stage(&mut self, _stage: Stage, _now_ns: u64) {
+        self.shared.nudge_all();
+    }
+
+    fn handle_timeouts(&mut self, _now_ns: u64) {
+        self.shared.nudge_all();
+    }
+}
+
+impl Running for ThreadPerConnection {
+    fn command(&self, command: Command) {
+        self.shared.common.tell(&command);
+    }
+
+    fn summary(&self) -> Summary {
+        self.with_books(|books| books.summary_of_many())
+    }
+
+    fn join(&self) {
+        self.crew.join();
+        self.shared.budget.empty_shelf();
+        self.with_books(|books| books.check());
+    }
+}

@@ -1,0 +1,191 @@
+//! [`Turns`]: one turn of one session, and the end of one, written once for all engines.
+//!
+//! Who may run it is for the engine: the owner of a claim (`reactor.rs`), or the thread or process that the session has
+//! to itself (`blocking.rs`). Each thread has its own [`Turns`], with its own free list of rings and its own counters.
+//!
+//! Timeouts: a timer only makes a turn. The turn tries what the session waits for, and only one that moved nothing looks
+//! at the clock once more and ends the session. Read next: `reactor.rs`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use log::error;
+
+use super::common::Common;
+use super::connection::Connection;
+use crate::clock::ticks_since;
+use crate::metrics::counters::TurnCounters;
+use crate::metrics::stages::StageRecorder;
+use crate::session::buffer::{Budget, Leases};
+use crate::session::handler::Closed;
+use crate::session::state::Reasons;
+use crate::session::table::Ticks;
+use crate::session::{Tally, TurnEnd};
+
+/// Runs turns on behalf of one thread.
+pub(super) struct Turns<'a> {
+    common: &'a Common,
+    leases: Leases,
+    counters: &'a TurnCounters,
+    stages: &'a StageRecorder,
+    /// Free rings are left to other threads whenever this one may wait for long.
+    keeps_none: bool,
+}
+
+/// What one turn came to.
+pub(super) struct Turn {
+    pub(super) end: TurnEnd,
+    /// It read or wrote something.
+    pub(super) moved: bool,
+}
+
+impl<'a> Turns<'a> {
+    /// Turns whose rings are paid for from `budget`, and that are counted there.
+    pub(super) fn new(
+        common: &'a Common,
+        budget: &Arc<Budget>,
+        counters: &'a TurnCounters,
+        stages: &'a StageRecorder,
+    ) -> Turns<'a> {
+        let leases = Leases::new(common.settings.ring_bytes, Arc::clone(budget));
+        Turns { common, leases, counters, stages, keeps_none: false }
+    }
+
+    /// The same for a thread that waits for a single session: it keeps no free rings for itself.
+    pub(super) fn keeping_none(self) -> Turns<'a> {
+        Turns { keeps_none: true, ..self }
+    }
+
+    pub(super) fn counters(&self) -> &'a TurnCounters {
+        self.counters
+    }
+
+    /// Leaves free rings to other threads: for one that is about to wait for a single session.
+    pub(super) fn put_rings_away(&mut self) {
+        self.leases.put_away();
+    }
+
+    /// Gives the memory of all free rings up.
+    pub(super) fn give_up_rings(&mut self) {
+        self.leases.clear();
+    }
+
+    /// Runs one turn. `tick` is the present one, read anew when it matters; `ready_ns` is when the session was seen ready,
+    /// where that is known.
+    pub(super) fn run(
+        &mut self,
+        connection: &mut Connection,
+        ticks: &Ticks,
+        reasons: Reasons,
+        tick: &AtomicU32,
+        ready_ns: Option<u64>,
+    ) -> TurnEnd {
+        self.counters.turns.add(1);
+        if !self.common.settings.stages {
+            return self.turn(connection, ticks, reasons, tick);
+        }
+        let taken_ns = self.common.clock.now_ns();
+        let end = self.turn(connection, ticks, reasons, tick);
+        self.stages.record(ready_ns, taken_ns, self.common.clock.now_ns());
+        end
+    }
+
+    fn turn(&mut self, connection: &mut Connection, ticks: &Ticks, reasons: Reasons, tick: &AtomicU32) -> TurnEnd {
+        if reasons.intersects(Reasons::KILL | Reasons::DRAIN_OVER) {
+            let killed = reasons.intersects(Reasons::KILL);
+            return TurnEnd::Closed(if killed { Closed::Killed } else { Closed::Drained });
+        }
+        // A timer makes the turn try what it waits for, and only then end a session that still waits: bytes may have
+        // come or left meanwhile, and the kernel reports a socket writable only when much of it is free.
+        let is_timed = reasons.intersects(Reasons::TIMER);
+        let reasons = if is_timed { reasons | Reasons::WRITABLE } else { reasons };
+        let Turn { end, moved } = self.advance(connection, ticks, reasons, tick);
+        match end {
+            TurnEnd::Again => {
+                self.counters.budget_stops.add(1);
+                // The next turn comes of this one, not of an event that somebody would note.
+                ticks.last_ready.store(tick.load(Ordering::Acquire), Ordering::Relaxed);
+                end
+            }
+            // One that waits for memory is not silent: what it sent may still lie in the kernel.
+            TurnEnd::Idle if is_timed && !moved => {
+                poll_overdue(self.common, connection, ticks, tick).map_or(end, TurnEnd::Closed)
+            }
+            TurnEnd::Starved => {
+                self.counters.starved.add(1);
+                end
+            }
+            TurnEnd::Idle | TurnEnd::Closed(_) => end,
+        }
+    }
+
+    fn advance(&mut self, connection: &mut Connection, ticks: &Ticks, reasons: Reasons, tick: &AtomicU32) -> Turn {
+        let mut tally = Tally::default();
+        let leases = &mut self.leases;
+        let budget_bytes = self.common.settings.budget_bytes;
+        let Connection { session, socket, .. } = connection;
+        let turn = || session.turn(&mut &*socket, reasons, leases, budget_bytes, &mut tally);
+        let end = catch_unwind(AssertUnwindSafe(turn)).unwrap_or_else(|_| {
+            error!("a session's service panicked; the session ends");
+            TurnEnd::Closed(Closed::Panicked)
+        });
+        let counters = self.counters;
+        counters.read_bytes.add(tally.read_bytes);
+        counters.written_bytes.add(tally.written_bytes);
+        if tally.read_blocks + tally.write_blocks > 0 {
+            counters.read_blocks.add(tally.read_blocks);
+            counters.write_blocks.add(tally.write_blocks);
+        }
+        // What a peer sends after all has been said keeps nobody here.
+        let heard = tally.read_bytes > 0 && !connection.session.is_lingering();
+        if !matches!(end, TurnEnd::Closed(_)) {
+            note_blocked(connection, ticks, tick, tally.written_bytes > 0);
+        }
+        Turn { end, moved: heard || tally.written_bytes > 0 }
+    }
+
+    /// Ends a session whose key, if it had one, is stale by now: drops it, then its socket, which takes it out of the
+    /// poller. The last act of all is to count it out.
+    pub(super) fn end(&mut self, connection: Connection, closed: Closed) {
+        let Connection { mut session, socket, .. } = connection;
+        session.release(&mut self.leases);
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(session)));
+        let closed = if dropped.is_ok() { closed } else { Closed::Panicked };
+        self.counters.closed[closed as usize].add(1);
+        if self.keeps_none {
+            self.put_rings_away();
+        }
+        // Who sees the end of the connection finds it counted.
+        drop(socket);
+        self.common.leave();
+    }
+}
+
+/// Which timeout the session has run into, at the end of a turn that moved nothing.
+fn poll_overdue(common: &Common, connection: &Connection, ticks: &Ticks, tick: &AtomicU32) -> Option<Closed> {
+    // The session's ticks first: the poller stores its own before the session's, so that this one cannot be the older.
+    let last_ready = ticks.last_ready.load(Ordering::Acquire);
+    let blocked = ticks.blocked.load(Ordering::Relaxed);
+    let tick = tick.load(Ordering::Acquire);
+    let is_over = |since: u32, limit_ticks: u32| ticks_since(tick, since) >= limit_ticks;
+    if blocked != 0 && is_over(blocked, common.orders.write_ticks()) {
+        Some(if connection.session.is_lingering() { Closed::Finished } else { Closed::WriteTimeout })
+    } else if !connection.idle_exempt && is_over(last_ready, common.orders.idle_ticks()) {
+        Some(Closed::IdleTimeout)
+    } else {
+        None
+    }
+}
+
+/// Writes down since when the peer takes nothing of what it is owed, or owes its FIN after ours.
+fn note_blocked(connection: &Connection, ticks: &Ticks, tick: &AtomicU32, moved: bool) {
+    let blocked = connection.session.is_write_blocked() || connection.session.is_lingering();
+    let was_blocked = ticks.blocked.load(Ordering::Relaxed) != 0;
+    if blocked && (moved || !was_blocked) {
+        let tick = tick.load(Ordering::Acquire);
+        ticks.blocked.store(tick.max(1), Ordering::Relaxed);
+    } else if !blocked && was_blocked {
+        ticks.blocked.store(0, Ordering::Relaxed);
+    }
+}
