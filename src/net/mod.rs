@@ -4,14 +4,16 @@
 //! would-block is passed on as `ErrorKind::WouldBlock`, for the session to treat as a state.
 //!
 //! Read next: `poller.rs` (readiness), `listener.rs` (accepting), `socket.rs` (bytes), `os.rs` (the machine), `process.rs` (what other
-//! processes use of it).
+//! processes use of it), `children.rs` and `shared.rs` (child processes, and memory shared with them).
 
 pub mod alarm;
+pub mod children;
 pub mod listener;
 pub mod nudge;
 pub mod os;
 pub mod poller;
 pub mod process;
+pub mod shared;
 pub mod socket;
 
 use rustix::io::Errno;
