@@ -15,8 +15,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use maitred::clock::Clock;
+use maitred::engine::scoreboard::{Scoreboard, State};
 use maitred::net::children::{Child, Ended, Fork, Signal, SignalFd, close_all_but, exit_child, fork};
 use maitred::net::shared::Shared;
+use maitred::random::Random;
+use maitred::session::handler::Closed;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, kill_process, set_child_subreaper, waitid};
 
@@ -35,6 +39,7 @@ const TESTS: &[(&str, fn())] = tests![
     a_process_with_two_threads_does_not_fork,
     all_but_those_named_are_closed,
     children_die_with_their_parent,
+    the_books_balance_wherever_a_child_is_killed,
 ];
 
 /// How long all of it may take before it counts as hanging.
@@ -272,4 +277,78 @@ fn children_die_with_their_parent() {
     let ended = waitid(WaitId::Pid(grandchild), WaitIdOptions::EXITED).expect("it is ours now").expect("it waits");
     assert_eq!(ended.terminating_signal(), Some(Signal::KILL.as_raw()));
     set_child_subreaper(None).expect("the kernel can");
+}
+
+/// Children killed in the middle of what they do.
+const KILLS: usize = 200;
+
+fn the_books_balance_wherever_a_child_is_killed() {
+    let clock = Clock::start();
+    let mut random = Random::new(1);
+    let mut board = Scoreboard::new(2).expect("there is memory");
+    // What the child says of itself beside the scoreboard: sessions before they are begun, and after they are ended.
+    let [begun, ended, rounds] = [0, 1, 2];
+    let witness = Shared::<AtomicU64>::new(3).expect("there is memory");
+    let (mut accepted, mut lost) = (0, 0);
+    for kill in 0..KILLS {
+        let index = board.take().expect("there is room");
+        witness.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        let seed = random.next();
+        let work = if kill % 2 == 0 { 1 } else { 1_000 };
+        let mut child = child(|| serve_for_ever(&board, index, &witness, clock, Random::new(seed), work));
+        board.note_pid(index, child.pid());
+        // Some are killed before they have done anything.
+        let awaited = random.below(4) as u64;
+        while witness[rounds].load(Ordering::Relaxed) < awaited {
+            let reading = board.read(index, clock.now_ns());
+            assert!(reading.accepted >= reading.ended, "{reading:?}");
+            std::hint::spin_loop();
+        }
+        (0..random.below(20_000)).for_each(|_| std::hint::spin_loop());
+        child.kill(Signal::KILL).expect("it runs");
+        assert_eq!(child.wait().expect("it is ours"), Ended::Signal(Signal::KILL.as_raw()));
+
+        let now_ns = clock.now_ns();
+        let reading = board.read(index, now_ns);
+        assert_eq!((reading.pid, reading.generation as usize), (child.pid(), kill + 1));
+        let (begun, ended) = (witness[begun].load(Ordering::Relaxed), witness[ended].load(Ordering::Relaxed));
+        assert!((begun.saturating_sub(1)..=begun).contains(&reading.accepted), "{reading:?}, {begun} were begun");
+        assert!((ended..=ended + 1).contains(&reading.ended), "{reading:?}, {ended} were ended");
+        assert!(reading.busy_ns <= now_ns, "{reading:?}");
+        let left = board.reap(index, now_ns);
+        assert!(left.lost <= 1 && left.accepted == reading.accepted, "{left:?}");
+        accepted += left.accepted;
+        lost += left.lost;
+
+        let tally = board.tally(now_ns);
+        assert_eq!((tally.accepted, tally.open, tally.idle + tally.busy + tally.starting), (accepted, 0, 0));
+        assert_eq!(Closed::ALL.iter().map(|&closed| board.closed(closed)).sum::<u64>(), accepted);
+        assert_eq!((board.closed(Closed::Killed), board.read(index, now_ns).state), (lost, State::Vacant));
+    }
+    assert!(0 < lost && lost < KILLS as u64, "of {KILLS}, {lost} were killed in a session: too alike for a test");
+    assert_eq!(board.retired().children.read(), KILLS as u64);
+}
+
+fn serve_for_ever(
+    board: &Scoreboard,
+    index: usize,
+    witness: &[AtomicU64],
+    clock: Clock,
+    mut random: Random,
+    work: usize,
+) -> i32 {
+    let own = board.own(index);
+    own.ready();
+    loop {
+        witness[0].fetch_add(1, Ordering::Relaxed);
+        own.begin(clock.now_ns());
+        (0..random.below(work)).for_each(|_| std::hint::spin_loop());
+        own.turns().turns.add(1);
+        // Killed is what the parent counts.
+        let closed = [Closed::Finished, Closed::Reset, Closed::OverLimit][random.below(3)];
+        own.end(closed, clock.now_ns());
+        witness[1].fetch_add(1, Ordering::Relaxed);
+        (0..random.below(work)).for_each(|_| std::hint::spin_loop());
+        witness[2].fetch_add(1, Ordering::Relaxed);
+    }
 }

@@ -19,6 +19,7 @@ mod leader_followers;
 mod parking;
 mod pool;
 mod reactor;
+pub mod scoreboard;
 mod serial;
 mod thread_per_connection;
 mod timeouts;

@@ -28,6 +28,17 @@ impl Count {
     pub fn read(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+
+    /// Begins again at zero; for the one writer, where the number is accounted for elsewhere.
+    pub fn clear(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// Adds the number to `total` and begins again; for the one writer of both.
+    pub fn move_to(&self, total: &Count) {
+        total.add(self.read());
+        self.clear();
+    }
 }
 
 /// What one thread that runs turns has done. Written by that thread only.
@@ -62,6 +73,44 @@ pub struct TurnCounters {
     pub poller_wakes: Count,
     /// Sessions that ended in this thread's hands, by `Closed` in the order of `Closed::ALL`.
     pub closed: [Count; Closed::ALL.len()],
+}
+
+impl TurnCounters {
+    /// Adds every count to that of `totals` and begins again at zero; for the one writer of both.
+    pub fn move_to(&self, totals: &TurnCounters) {
+        let TurnCounters {
+            turns,
+            read_bytes,
+            written_bytes,
+            read_blocks,
+            write_blocks,
+            budget_stops,
+            starved,
+            again,
+            carried,
+            parks,
+            yields,
+            worker_wakes,
+            poller_wakes,
+            closed,
+        } = self;
+        turns.move_to(&totals.turns);
+        read_bytes.move_to(&totals.read_bytes);
+        written_bytes.move_to(&totals.written_bytes);
+        read_blocks.move_to(&totals.read_blocks);
+        write_blocks.move_to(&totals.write_blocks);
+        budget_stops.move_to(&totals.budget_stops);
+        starved.move_to(&totals.starved);
+        again.move_to(&totals.again);
+        carried.move_to(&totals.carried);
+        parks.move_to(&totals.parks);
+        yields.move_to(&totals.yields);
+        worker_wakes.move_to(&totals.worker_wakes);
+        poller_wakes.move_to(&totals.poller_wakes);
+        for (count, total) in closed.iter().zip(&totals.closed) {
+            count.move_to(total);
+        }
+    }
 }
 
 /// Classes of batch sizes: the last begins at 2¹⁰.

@@ -9,7 +9,7 @@
 //! - *never-another*: a signal reaches the child that it is for, or nobody: it goes by pidfd, and a pid is reused only
 //!   after [`Child::reap`] or [`Child::wait`].
 //!
-//! Read next: `shared.rs` (memory that parent and children share).
+//! Read next: `shared.rs` (memory that parent and children share), `engine/scoreboard.rs` (what they write there).
 
 use std::fmt;
 use std::fs;
