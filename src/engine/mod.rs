@@ -18,6 +18,7 @@ mod front;
 mod leader_followers;
 mod parking;
 mod pool;
+pub mod prefork;
 mod reactor;
 pub mod scoreboard;
 mod serial;

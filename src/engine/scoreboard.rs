@@ -19,7 +19,8 @@
 //! What no store can tell: a child killed between the kernel's accept and [`Own::begin`] has accepted nothing, as far as
 //! the books go; its client sees a reset.
 //!
-//! Read next: `scoreboard/slot.rs` (the stores), `net/children.rs` (how they come and go).
+//! Read next: `scoreboard/slot.rs` (the stores), `net/children.rs` (how they come and go), `prefork/policy.rs` (how many
+//! there are to be).
 
 mod slot;
 
