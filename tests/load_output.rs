@@ -12,8 +12,9 @@ mod process;
 mod servers;
 
 use std::fs;
+use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -227,6 +228,38 @@ fn an_interrupt_ends_it_with_a_report_of_what_there_is() {
     let silent = streams::echo(Fault::Swallow);
     let report = interrupted(&silent, &[], || silent.counts().bytes_read > 0);
     assert_eq!((report.count("requests"), report.at("interrupted")), (0, &Value::Bool(true)));
+}
+
+#[test]
+fn an_interrupt_told_twice_is_one_and_a_later_one_ends_it_at_once() {
+    // As `timeout` does it. Two signals, since a second of the same kind may find the first still waiting.
+    let server = echo();
+    let running = start(&mut command(&tcp(&server), &["--duration", "1h", "--json"]));
+    wait_until("the load has begun", || server.counts().bytes_written > 0);
+    running.process().signal(Signal::INT);
+    running.process().signal(Signal::TERM);
+    let outcome = running.wait();
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    assert_eq!(outcome.report().at("interrupted"), &Value::Bool(true));
+
+    // Nobody reads, so that the report does not come to its end.
+    let server = echo();
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    rustix::io::ioctl_fionbio(&writer, true).expect("it need not block");
+    while writer.write(&[b' '; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).expect("it may block");
+    let flags = ["--duration", "1h", "--json"];
+    let mut process = Process::spawn(command(&tcp(&server), &flags).stdout(writer).stderr(Stdio::piped()));
+    wait_until("the load has begun", || server.counts().bytes_written > 0);
+    let first = Instant::now();
+    wait_until("it has ended", || {
+        // One that has ended is a zombie until it is asked after.
+        process.signal(Signal::INT);
+        !process.is_running()
+    });
+    assert!(first.elapsed() > Duration::from_millis(200), "the report was given up for the same signal");
+    assert_eq!(process.wait().code(), Some(1), "{}", process.messages());
+    drop(reader);
 }
 
 #[test]

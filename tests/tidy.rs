@@ -36,8 +36,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("crossbeam_channel::", &["src/engine/pool/service_queue.rs", "src/logging.rs"]),
     ("hdrhistogram::", &["src/metrics/histogram.rs"]),
     ("base64::", &["src/metrics/histogram.rs"]),
-    ("nix::", &["src/net/children.rs", "src/net/process.rs", "src/net/nudge.rs"]),
-    ("signal_hook::", &["src/daemon.rs", "src/load/mod.rs"]),
+    ("nix::", &["src/net/children.rs", "src/net/nudge.rs", "src/net/process.rs"]),
+    ("signal_hook::", &["src/daemon.rs", "src/load/interrupt.rs"]),
     ("clap::", &["src/cli.rs", "src/main.rs"]),
     ("Instant::now", &["src/clock.rs"]),
 ];

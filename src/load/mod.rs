@@ -15,7 +15,8 @@
 //! The modules, in reading order: `target.rs`, `demand.rs` and `plan.rs` (what is asked), `schedule.rs` (when),
 //! `pattern.rs` (what), `flight.rs` and `recorder.rs` (requests and their times; pure), `connection.rs`, `connect.rs`,
 //! `client.rs` and `trouble.rs` (sockets, the loop, and what may go wrong), `alertness.rs` (being on time), `room.rs`
-//! (chat), `report.rs` and `table.rs` (what came of it), `search.rs` (how much a server can bear).
+//! (chat), `report.rs` and `table.rs` (what came of it), `search.rs` (how much a server can bear), `interrupt.rs` (being
+//! ended).
 
 mod alertness;
 pub mod client;
@@ -23,6 +24,7 @@ mod connect;
 mod connection;
 pub mod demand;
 pub mod flight;
+mod interrupt;
 pub mod pattern;
 pub mod plan;
 pub mod recorder;
@@ -38,7 +40,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::panic::resume_unwind;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -73,7 +74,7 @@ pub fn command(args: &LoadArgs) -> Result<bool, Error> {
         created.map(|file| (file, path)).map_err(|reason| output_error(&path.display().to_string(), reason))
     });
     let histogram = histogram.transpose()?;
-    let stop = stop_on_signals()?;
+    let stop = interrupt::stop_on_signals()?;
     let mut stdout = io::stdout().lock();
     let mut shown = Ok(());
     let mut show = |interval: &Interval| {
@@ -331,19 +332,6 @@ impl Intervals {
             self.rows.push(row);
         }
     }
-}
-
-/// Set at the first SIGINT or SIGTERM; the second ends the process at once.
-fn stop_on_signals() -> Result<Arc<AtomicBool>, Error> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // In this order: the second signal finds the flag set by the first.
-        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-            .map_err(|reason| Error::resource("listen for signals", reason))?;
-    }
-    Ok(stop)
 }
 
 fn output_error(target: &str, reason: io::Error) -> Error {
