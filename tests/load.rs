@@ -131,7 +131,9 @@ fn a_report_has_all_its_fields() {
     for name in ["server.involuntary_switches_per_request", "server.run_delay_ns_per_request"] {
         assert!(open.number(name) >= 0.0, "{name}");
     }
-    assert!(open.at("generator.saturated").is_boolean());
+    assert!(open.at("generator.saturated").is_boolean() && open.number("generator.steal_util") >= 0.0);
+    let causes = [Value::Null, Value::from("itself"), Value::from("other_programs"), Value::from("host")];
+    assert!(causes.contains(open.at("generator.saturated_by")), "{open:?}");
     for name in ["p50_ns", "p99_ns", "max_ns", "achieved_per_s", "errors", "requests"] {
         assert!(open.at("intervals.0").get(name).is_some(), "{name}");
     }

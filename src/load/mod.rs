@@ -7,7 +7,7 @@
 //!                               │  └──── reply, checked ◀───┘
 //!                               ▼
 //!                            recorder ─▶ tally ─▶ report ─▶ table, JSON, .hgrm
-//!   main thread: intervals, and what /proc says of the server (--pid)
+//!   main thread: intervals, and what /proc says of the server (--pid) and of the host
 //! ```
 //! What is sent, and when, is decided by the seed before anything is sent; latency counts from the *intended* time; every
 //! reply is checked byte by byte. Why most load generators mislead is the chapter `design/measuring.md`.
@@ -53,7 +53,7 @@ use crate::load::plan::Plan;
 use crate::load::recorder::{Count, Tally};
 use crate::load::report::{Interval, Report};
 use crate::net::os;
-use crate::net::process::{ProcessTree, ServerUse};
+use crate::net::process::{self, ProcessTree, ServerUse};
 
 /// Descriptors that may be wanted beside those of the connections and the pollers: files of `/proc`, one at a time.
 const SPARE_DESCRIPTORS: usize = 4;
@@ -166,6 +166,7 @@ pub fn run(plan: &Plan, stop: &AtomicBool, show: &mut dyn FnMut(&Interval)) -> R
             Some(Watched::new(watched.map_err(|reason| Error::resource(format!("look at process {pid}"), reason))?))
         }
     };
+    let mut stolen = Stolen::new();
     let mut generators = connect(plan, stop)?;
     let span = Span {
         start_ns: monotonic_ns() + START_IN.as_nanos() as u64,
@@ -203,10 +204,16 @@ pub fn run(plan: &Plan, stop: &AtomicBool, show: &mut dyn FnMut(&Interval)) -> R
         loop {
             let patience = server.as_mut().map_or(Duration::MAX, Watched::look_if_due);
             match events.recv_timeout(patience) {
-                Ok(Event::Begins) => server.iter_mut().for_each(Watched::begin),
+                Ok(Event::Begins) => {
+                    stolen.begin();
+                    server.iter_mut().for_each(Watched::begin);
+                }
                 Ok(Event::Ends) => {
                     ended += 1;
-                    server.iter_mut().filter(|_| ended == 1).for_each(Watched::end);
+                    if ended == 1 {
+                        stolen.end();
+                        server.iter_mut().for_each(Watched::end);
+                    }
                 }
                 Ok(Event::Counted { thread, number, count }) => intervals.add(thread, number, &count, show),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -219,6 +226,7 @@ pub fn run(plan: &Plan, stop: &AtomicBool, show: &mut dyn FnMut(&Interval)) -> R
     });
     let mut tally = Tally::default();
     generators.iter_mut().for_each(|generator| tally.merge(generator.tally()));
+    tally.stolen_ns = stolen.taken_ns(plan.threads, tally.window_ns);
     let server = server.and_then(|watched| watched.used(tally.window_ns));
     let interrupted = stop.load(Ordering::Relaxed);
     Ok(Outcome { tally, server, intervals: intervals.rows, interrupted, search: None })
@@ -304,6 +312,47 @@ impl Watched {
     }
 }
 
+/// What the host takes of the processors that the threads may run on.
+struct Stolen {
+    processors: Vec<usize>,
+    /// When, and what of each processor until then.
+    begun: Option<(u64, Vec<u64>)>,
+    ended: Option<(u64, Vec<u64>)>,
+}
+
+impl Stolen {
+    fn new() -> Stolen {
+        Stolen { processors: os::processors(), begun: None, ended: None }
+    }
+
+    fn begin(&mut self) {
+        if self.begun.is_none() {
+            self.begun = self.look();
+        }
+    }
+
+    fn end(&mut self) {
+        self.ended = self.look();
+    }
+
+    fn look(&self) -> Option<(u64, Vec<u64>)> {
+        Some((monotonic_ns(), process::stolen_ns(&self.processors).ok()?))
+    }
+
+    /// In a window of this length, of the `count` processors that lost most. Scaled, since the two looks are not at its
+    /// very ends.
+    fn taken_ns(self, count: usize, window_ns: u64) -> Option<u64> {
+        let ((since_ns, before), (until_ns, after)) = (self.begun?, self.ended?);
+        // The kernel's count may go back by a step.
+        let mut each: Vec<u64> =
+            after.iter().zip(&before).map(|(after, before)| after.saturating_sub(*before)).collect();
+        each.sort_unstable_by(|a, b| b.cmp(a));
+        let taken_ns: u64 = each.iter().take(count).sum();
+        let over_ns = (until_ns - since_ns).max(1);
+        Some((taken_ns as f64 * window_ns as f64 / over_ns as f64).round() as u64)
+    }
+}
+
 /// Puts the intervals of the threads together.
 struct Intervals {
     /// For each thread the last interval that it is done with.
@@ -336,4 +385,20 @@ impl Intervals {
 
 fn output_error(target: &str, reason: io::Error) -> Error {
     Error::Output { target: target.to_owned(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_host_took_is_that_of_as_many_processors_as_there_are_threads() {
+        let taken_ns = |count, window_ns| {
+            let (begun, ended) = (Some((5, vec![100, 0, 50])), Some((1_005, vec![110, 40, 49])));
+            Stolen { processors: vec![0, 1, 7], begun, ended }.taken_ns(count, window_ns)
+        };
+        assert_eq!([1, 2, 3, 256].map(|count| taken_ns(count, 1_000)), [40, 50, 50, 50].map(Some));
+        assert_eq!(taken_ns(1, 500), Some(20));
+        assert_eq!(Stolen::new().taken_ns(1, 1), None, "a window that never opened");
+    }
 }

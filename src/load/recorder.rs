@@ -12,8 +12,9 @@ use std::ops::Range;
 use crate::load::flight::Sent;
 use crate::metrics::histogram::Histogram;
 
-/// A send that comes later than this after its time says that the generator itself was short of processor: waking a
-/// sleeping one takes tens of microseconds. On a virtual machine it may also be the host that has taken it away.
+/// A send that comes later than this after its time says that the thread had no processor when it was due, or was behind
+/// with other work: waking a sleeping processor takes tens of microseconds, seldom hundreds. Who had the processor, another
+/// program or the host of a virtual machine, only the figures beside it can tell.
 pub const LATE_NS: u64 = 1_000_000;
 
 /// What the measured windows of one generator thread found, or of all threads together.
@@ -53,6 +54,9 @@ pub struct Tally {
     pub errors: Errors,
     /// What each generator thread used inside the windows.
     pub threads: Vec<ThreadUse>,
+    /// Time that the host took away, of as many processors as there are threads: of those that the process may use, the
+    /// ones that lost most. Set by whoever looks at the machine over the window, which the threads do not.
+    pub stolen_ns: Option<u64>,
 }
 
 /// Where these stages stand among the five: those that begin by one side's clock and end by the other's.

@@ -7,26 +7,21 @@
 //!
 //! INVARIANT unflattered: a request without an answer is longer than anything, in every comparison with an objective.
 //!
-//! Read next: `table.rs`, the same for people. The format is part of `design/contract.md`.
+//! Read next: `report/generator.rs`, the load's own part; `table.rs`, the same for people. The format is part of `design/contract.md`.
+
+mod generator;
 
 use std::time::Duration;
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
+pub use generator::{BUSY_LIMIT, Cause, Generator, LATE_LIMIT, TimerError};
+
 use super::plan::{Objective, Plan, Service};
 use super::recorder::{Count, Errors, Stages, Tally};
-use crate::metrics::histogram::{Histogram, SAMPLES_BEYOND, is_believable, rank};
+use crate::metrics::histogram::{Histogram, is_believable, rank};
 use crate::net::process::ServerUse;
-
-/// The share of the window that one generator thread may be busy before its figures are in doubt: time on a processor
-/// and time in wait for one. Near all of it, a thread is behind with taking replies up, and its own delay is counted as
-/// the server's. Guess: below 95 % a thread still sleeps between events.
-pub const BUSY_LIMIT: f64 = 0.95;
-
-/// The share of arrivals taken up late (see [`Tally::late_sends`]) before the figures are in doubt: with more than one
-/// in a hundred, the p99 from the intended time is the generator's and not the server's.
-pub const LATE_LIMIT: f64 = 0.01;
 
 /// What a load found.
 #[derive(Clone, Debug, Serialize)]
@@ -145,36 +140,6 @@ pub struct StageQuantiles {
     pub service: Quantiles,
     /// Done to received.
     pub reply: Quantiles,
-}
-
-/// What the load took to make, and whether that was in its own way.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Generator {
-    /// Its threads.
-    pub threads: usize,
-    /// Processors in use, all threads together: 1.0 is one.
-    pub cpu_util: f64,
-    /// Threads in wait for a processor, on average.
-    pub run_delay_util: f64,
-    /// Processor time by replies received in the window; null without any.
-    pub cpu_ns_per_request: Option<f64>,
-    /// Whether a thread was busier than [`BUSY_LIMIT`], or more arrivals late than [`LATE_LIMIT`].
-    pub saturated: bool,
-    /// Arrivals that the generator took up more than a millisecond late.
-    pub late_sends: u64,
-    /// From the intended send until the arrival was taken up; null in the closed loop.
-    pub timer_error_ns: Option<TimerError>,
-}
-
-/// How late the generator took arrivals up.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct TimerError {
-    /// Median.
-    pub p50: Option<u64>,
-    /// 99 % are at most this.
-    pub p99: Option<u64>,
-    /// The latest.
-    pub max: Option<u64>,
 }
 
 /// What the server used inside the window: a process and all its descendants.
@@ -402,29 +367,6 @@ impl StageQuantiles {
             service: Quantiles::of(service),
             reply: Quantiles::of(reply),
         })
-    }
-}
-
-impl Generator {
-    fn of(plan: &Plan, tally: &Tally) -> Generator {
-        let cpu_ns = tally.threads.iter().map(|thread| thread.cpu_ns).sum();
-        let run_delay_ns = tally.threads.iter().map(|thread| thread.run_delay_ns).sum();
-        let busiest = tally.threads.iter().map(|thread| thread.cpu_ns + thread.run_delay_ns).max().unwrap_or(0);
-        let arrivals = tally.timer_error.len();
-        Generator {
-            threads: plan.threads,
-            cpu_util: share(cpu_ns, tally.window_ns),
-            run_delay_util: share(run_delay_ns, tally.window_ns),
-            cpu_ns_per_request: per_request(cpu_ns, tally),
-            saturated: share(busiest, tally.window_ns) >= BUSY_LIMIT
-                || (tally.late_sends as f64 > arrivals as f64 * LATE_LIMIT && tally.late_sends >= SAMPLES_BEYOND),
-            late_sends: tally.late_sends,
-            timer_error_ns: (arrivals > 0).then(|| TimerError {
-                p50: tally.timer_error.believable_quantile(0.5),
-                p99: tally.timer_error.believable_quantile(0.99),
-                max: Some(tally.timer_error.max()),
-            }),
-        }
     }
 }
 

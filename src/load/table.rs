@@ -10,7 +10,7 @@
 mod picture;
 
 use super::recorder::LATE_NS;
-use super::report::{Generator, Interval, Quantiles, Report, SearchPoint, SearchReport, Server};
+use super::report::{Cause, Generator, Interval, LATE_LIMIT, Quantiles, Report, SearchPoint, SearchReport, Server};
 
 /// Columns of a line.
 const WIDTH: usize = 80;
@@ -191,11 +191,15 @@ fn columns(label: &str, figures: [String; 7]) -> String {
 }
 
 fn generator(report: &Report) -> Vec<String> {
-    let Generator { threads, cpu_util, run_delay_util, cpu_ns_per_request, late_sends, .. } = report.generator;
+    let Generator { threads, cpu_util, run_delay_util, steal_util, cpu_ns_per_request, late_sends, .. } =
+        report.generator;
     let mut facts = vec![
         format!("{cpu_util:.2} CPUs of {}", counted(threads as u64, "thread")),
         format!("{run_delay_util:.2} waiting for one"),
     ];
+    // Below this the p99 is not the host's.
+    let matters = |steal: &f64| *steal >= LATE_LIMIT || report.generator.saturated_by == Some(Cause::Host);
+    facts.extend(steal_util.filter(matters).map(|steal| format!("{steal:.2} taken by the host")));
     facts.extend(cpu_ns_per_request.map(|ns| format!("{} a request", show_ns(ns))));
     if let Some(error) = &report.generator.timer_error_ns {
         let share = show_share(late_sends as f64 / report.intended.max(1) as f64);
@@ -273,17 +277,35 @@ fn warnings(report: &Report) -> Vec<String> {
         warnings.push(format!("{missing} of {} requests ({share}) got no answer.{others}", show_count(total)));
     }
     if report.generator.saturated {
-        let remedy = match report.mode {
-            "open" => "Use more --threads, a lower --rate or another machine.",
-            _ => "Use more --threads, fewer --connections or another machine.",
-        };
-        warnings.push(format!(
-            "The generator was saturated: the latencies hold its own delays, and the server may carry more than this. \
-             {remedy}"
-        ));
+        warnings.push(saturated(report));
     }
     let words = |text: &String| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     warnings.iter().flat_map(|warning| paragraph("! ", 2, &words(warning), " ")).collect()
+}
+
+/// That the generator was saturated, by whom, and what helps against that.
+fn saturated(report: &Report) -> String {
+    let less = if report.mode == "open" { "a lower --rate" } else { "fewer --connections" };
+    let threads = if report.threads > 1 { ", no more --threads than it has processors" } else { "" };
+    let (cause, remedy) = match report.generator.saturated_by {
+        Some(Cause::Itself) => ("", format!("Use more --threads, {less} or another machine.")),
+        Some(Cause::OtherPrograms) => (
+            " by others who had its processor",
+            format!("Give it a processor that neither the server nor another program uses (taskset){threads}."),
+        ),
+        Some(Cause::Host) => (
+            " by the host, which took its processor away",
+            format!("More --threads or {less} do not help; wait for a better hour, or use another machine."),
+        ),
+        None => (
+            ", and neither its own work nor other programs nor the host, as far as it tells, explain that",
+            format!("Try more --threads, {less} or another machine."),
+        ),
+    };
+    format!(
+        "The generator was saturated{cause}: the latencies hold its own delays, and the server may carry more than \
+         this. {remedy}"
+    )
 }
 
 /// A line that begins with a label.

@@ -1,5 +1,5 @@
 //! What other processes use of the machine, from `/proc`: CPU time, run-queue delay, context switches, memory; of a
-//! process and all its descendants, living or ended meanwhile.
+//! process and all its descendants, living or ended meanwhile. Also what the host of a virtual machine takes of it.
 //!
 //! Looks, and does nothing else: no descriptor stays open, nothing is traced, no permission is asked for except for
 //! memory. What it costs, how exact it is, and what was tried and dropped, is in `process/README.md`.
@@ -249,6 +249,26 @@ pub fn machine_run_ns() -> io::Result<u64> {
     machine_steps(&stat).map(|steps| steps.saturating_mul(NS_PER_STEP)).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+/// Time that the host of a virtual machine has kept each of these processors from what wanted to run on it, since the
+/// start, in steps of 10 ms; 0 where the host does not tell.
+///
+/// # Errors
+/// When `/proc/stat` cannot be read, or is odd.
+pub fn stolen_ns(processors: &[usize]) -> io::Result<Vec<u64>> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let stolen = processors.iter().map(|&processor| stolen_steps(&stat, processor));
+    let stolen = stolen.map(|steps| steps.map(|steps| steps.saturating_mul(NS_PER_STEP)));
+    stolen.collect::<Option<_>>().ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// The eighth number of a processor's line. One that is switched off has no line.
+fn stolen_steps(stat: &str, processor: usize) -> Option<u64> {
+    let name = format!("cpu{processor}");
+    let mut lines = stat.lines().map_while(|line| line.split_once(' ').filter(|(name, _)| name.starts_with("cpu")));
+    let (_, columns) = lines.find(|(found, _)| *found == name)?;
+    columns.split_whitespace().nth(7)?.parse().ok()
+}
+
 /// All columns of the first line that are time on a CPU, guests apart, who are in the first two already.
 fn machine_steps(stat: &str) -> Option<u64> {
     let columns: Vec<u64> =
@@ -296,6 +316,18 @@ mod tests {
             assert_eq!(machine_steps(odd), None, "{odd}");
         }
         assert!(machine_run_ns().expect("there is a machine") > 0);
+    }
+
+    #[test]
+    fn what_the_host_took_is_told_of_each_processor() {
+        let stat = "cpu  9 9 9 9 9 9 9 99 9 9\ncpu0 1 2 3 4 5 6 7 8 9 10\ncpu10 1 2 3 4 5 6 7 80\ncpu2 1 2 3 4 5 6 7 x\n\
+                    cpu3 1 2 3 4 5 6 7\nintr 1 2 3 4 5 6 7 8\ncpu4 1 2 3 4 5 6 7 8\n";
+        let stolen = [0, 10, 1, 2, 3, 4].map(|processor| stolen_steps(stat, processor));
+        assert_eq!(stolen, [Some(8), Some(80), None, None, None, None]);
+        assert_eq!(stolen_steps("", 0), None);
+        let processors = crate::net::os::processors();
+        assert_eq!(stolen_ns(&processors).expect("there is a machine").len(), processors.len());
+        assert!(stolen_ns(&[1 << 30]).is_err());
     }
 
     #[test]

@@ -99,7 +99,7 @@ fn the_names_are_those_of_the_contract() {
     assert_eq!(names(&report.stages_ns).join(" "), "late unseen queue service reply");
     assert_eq!(
         names(&report.generator).join(" "),
-        "threads cpu_util run_delay_util cpu_ns_per_request saturated late_sends timer_error_ns"
+        "threads cpu_util run_delay_util steal_util cpu_ns_per_request saturated saturated_by late_sends timer_error_ns"
     );
     assert_eq!(
         names(&report.server).join(" "),
@@ -128,7 +128,9 @@ fn what_was_not_measured_or_cannot_be_believed_is_null() {
     assert_eq!(empty["latency_ns"]["mean"], Value::Null);
     assert_eq!(empty["latency_ns"]["max"], Value::Null);
     assert_eq!(empty["generator"]["cpu_ns_per_request"], Value::Null);
-    assert_eq!(empty["generator"]["timer_error_ns"], Value::Null);
+    for name in ["timer_error_ns", "steal_util", "saturated_by"] {
+        assert_eq!(empty["generator"][name], Value::Null, "{name}");
+    }
     let few = report(&tally(999)).latency_ns;
     assert!(few.p90.is_some() && few.p99.is_none() && few.max.is_some(), "{few:?}");
     assert!(report(&tally(1_000)).latency_ns.p99.is_some());
@@ -170,10 +172,11 @@ fn shares_are_of_the_window_and_figures_per_request_of_its_replies() {
     tally.replies = 2_000;
     tally.window_ns = SECOND_NS / 2;
     tally.threads = vec![ThreadUse { cpu_ns: SECOND_NS / 10, run_delay_ns: SECOND_NS / 20 }; 2];
+    tally.stolen_ns = Some(SECOND_NS / 8);
     let report = Report::new(&open(), &tally, Some(&used()), false);
     assert_eq!((report.requests, report.achieved_per_s, report.duration_s), (1_000, 4_000.0, 0.5));
     let generator = &report.generator;
-    assert_eq!((generator.cpu_util, generator.run_delay_util), (0.4, 0.2));
+    assert_eq!((generator.cpu_util, generator.run_delay_util, generator.steal_util), (0.4, 0.2, Some(0.25)));
     assert_eq!(generator.cpu_ns_per_request, Some(100_000.0));
     let server = report.server.expect("it was looked at");
     assert_eq!((server.cpu_util, server.cpu_ns_per_request), (Some(1.0), Some(250_000.0)));
@@ -197,6 +200,49 @@ fn one_busy_thread_or_late_arrivals_are_saturation() {
     assert!(!report(&tally).generator.saturated);
     tally.late_sends = 11;
     assert!(report(&tally).generator.saturated);
+}
+
+#[test]
+fn who_was_late_is_told_why() {
+    // Thousandths of the window of one thread: late sends, time on a processor, in wait for one, and taken by the host.
+    let cause = |[late, run, waited, stolen]: [u64; 4]| {
+        let mut tally = tally(1_000);
+        tally.late_sends = late;
+        tally.threads = vec![ThreadUse { cpu_ns: run * SECOND_NS / 1_000, run_delay_ns: waited * SECOND_NS / 1_000 }];
+        tally.stolen_ns = Some(stolen * SECOND_NS / 1_000);
+        let generator = report(&tally).generator;
+        assert_eq!(json(&report(&tally))["generator"]["saturated"], json!(generator.saturated));
+        generator.saturated.then_some(generator.saturated_by)
+    };
+    let table = [
+        // A low rate on a processor that the host has taken away once, for 12 ms.
+        ([12, 60, 1, 10], Some(Some(Cause::Host))),
+        ([12, 60, 1, 400], Some(Some(Cause::Host))),
+        ([12, 60, 30, 10], Some(Some(Cause::OtherPrograms))),
+        ([12, 60, 30, 0], Some(Some(Cause::OtherPrograms))),
+        // Neither comes to what twelve late sends need.
+        ([12, 60, 2, 0], Some(None)),
+        ([12, 60, 0, 5], Some(None)),
+        ([12, 700, 1, 0], Some(Some(Cause::Itself))),
+        // Twice as long late as away, since half of the time the thread was behind.
+        ([20, 500, 0, 6], Some(Some(Cause::Host))),
+        // Full, and nobody else is why.
+        ([0, 960, 10, 30], Some(Some(Cause::Itself))),
+        ([999, 900, 60, 30], Some(Some(Cause::Itself))),
+        ([0, 500, 460, 30], Some(Some(Cause::OtherPrograms))),
+        ([999, 500, 460, 30], Some(Some(Cause::OtherPrograms))),
+        // Not in doubt, so that there is nothing to explain.
+        ([10, 60, 0, 10], None),
+        ([0, 900, 40, 30], None),
+    ];
+    for (shares, expected) in table {
+        assert_eq!(cause(shares), expected, "{shares:?}");
+    }
+    let mut unknown = tally(1_000);
+    unknown.late_sends = 100;
+    let generator = report(&unknown).generator;
+    assert_eq!((generator.saturated, generator.saturated_by, generator.steal_util), (true, None, None));
+    assert_eq!(json!([Cause::Itself, Cause::OtherPrograms, Cause::Host]), json!(["itself", "other_programs", "host"]));
 }
 
 #[test]

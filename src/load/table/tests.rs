@@ -45,8 +45,10 @@ fn nothing() -> Report {
             threads: 1,
             cpu_util: 0.0,
             run_delay_util: 0.0,
+            steal_util: Some(0.0099),
             cpu_ns_per_request: None,
             saturated: false,
+            saturated_by: None,
             late_sends: 0,
             timer_error_ns: None,
         },
@@ -119,8 +121,10 @@ fn everything() -> Report {
             threads: 2,
             cpu_util: 1.93,
             run_delay_util: 0.05,
+            steal_util: Some(0.01),
             cpu_ns_per_request: Some(138_817.0),
             saturated: true,
+            saturated_by: Some(Cause::Itself),
             late_sends: 1_210,
             timer_error_ns: Some(TimerError { p50: Some(3_210), p99: Some(912_000), max: Some(4_100_000) }),
         },
@@ -224,7 +228,8 @@ work=tcp://127.0.0.1:7020
       1.60 ms │███▏                                              3,000   99.99 %
   max 6.02 ms │▏                                                    12  100.00 %
 
-  generator  1.93 CPUs of 2 threads · 0.05 waiting for one · 139 us a request
+  generator  1.93 CPUs of 2 threads · 0.05 waiting for one
+             0.01 taken by the host · 139 us a request
              1,210 sends over 1 ms late (0.85 %)
              timer error p50 3.21 us, p99 912 us, max 4.10 ms
   server     3.87 CPUs · 278 us a request · 12.3 MiB · 5 processes · 5 threads
@@ -271,6 +276,55 @@ echo=tcp://127.0.0.1:7007
 ! Interrupted: the figures cover 0 s.
 ",
     );
+}
+
+#[test]
+fn what_helps_depends_on_what_kept_the_generator() {
+    let shown = |mode, threads, saturated_by| {
+        let generator = Generator { saturated: true, saturated_by, steal_util: Some(0.006), ..nothing().generator };
+        let text = render(&Report { mode, threads, generator, interrupted: false, ..nothing() });
+        assert_eq!(text.contains("0.01 taken by the host"), saturated_by == Some(Cause::Host), "{text}");
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let warning = words.split_once("! The generator was saturated").expect("it is said").1;
+        let (why, rest) = warning.split_once(": the latencies hold its own delays").expect("why is said");
+        (why.trim().to_owned(), rest.split_once("this. ").expect("what to do is said").1.to_owned())
+    };
+    let table = [
+        ("closed", 1, Some(Cause::Itself), "", "Use more --threads, fewer --connections or another machine."),
+        ("open", 2, Some(Cause::Itself), "", "Use more --threads, a lower --rate or another machine."),
+        (
+            "open",
+            1,
+            Some(Cause::OtherPrograms),
+            "by others who had its processor",
+            "Give it a processor that neither the server nor another program uses (taskset).",
+        ),
+        (
+            "closed",
+            2,
+            Some(Cause::OtherPrograms),
+            "by others who had its processor",
+            "Give it a processor that neither the server nor another program uses (taskset), no more --threads than it \
+             has processors.",
+        ),
+        (
+            "open",
+            1,
+            Some(Cause::Host),
+            "by the host, which took its processor away",
+            "More --threads or a lower --rate do not help; wait for a better hour, or use another machine.",
+        ),
+        (
+            "open",
+            1,
+            None,
+            ", and neither its own work nor other programs nor the host, as far as it tells, explain that",
+            "Try more --threads, a lower --rate or another machine.",
+        ),
+    ];
+    for (mode, threads, cause, why, remedy) in table {
+        assert_eq!(shown(mode, threads, cause), (why.to_owned(), remedy.to_owned()), "{mode} {threads} {cause:?}");
+    }
 }
 
 #[test]
