@@ -106,13 +106,18 @@ fn what_was_done(report: &Report) -> Vec<String> {
 
 fn what_came_of_it(report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
-    let achieved = format!("{} /s", show_rate(report.achieved_per_s));
+    let per_s = |rate: f64| format!("{} /s", show_rate(rate));
+    let achieved = per_s(report.achieved_per_s);
     if let Some(offered_per_s) = report.offered_per_s {
-        let offered = format!("{} /s", show_rate(offered_per_s));
+        let offered = per_s(offered_per_s);
         let width = offered.len().max(achieved.len());
-        let share = show_share(report.achieved_per_s / offered_per_s);
+        // Poisson arrivals may be fewer than the rate, which is no shortfall of the server's.
+        let due = match report.duration_s > 0.0 {
+            true => format!(" of {} that came due", per_s(report.intended as f64 / report.duration_s)),
+            false => String::new(),
+        };
         lines.push(labelled("offered", &format!("{offered:>width$}")));
-        lines.push(labelled("achieved", &format!("{achieved:>width$} ({share})")));
+        lines.push(labelled("achieved", &format!("{achieved:>width$}{due}")));
     } else {
         lines.push(labelled("achieved", &achieved));
     }
@@ -274,7 +279,8 @@ fn warnings(report: &Report) -> Vec<String> {
         let share = show_share(missing as f64 / total as f64);
         let missing = show_count(missing);
         let others = if report.requests > 0 { " The latencies are those of the others." } else { "" };
-        warnings.push(format!("{missing} of {} requests ({share}) got no answer.{others}", show_count(total)));
+        let what = if report.shed > 0 { "were shed or got no answer" } else { "got no answer" };
+        warnings.push(format!("{missing} of {} requests ({share}) {what}.{others}", show_count(total)));
     }
     if report.generator.saturated {
         warnings.push(saturated(report));

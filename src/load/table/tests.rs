@@ -193,7 +193,7 @@ work=tcp://127.0.0.1:7020
   10.0 s after 1.00 s of warm-up · 2 threads · seed 42
 
   offered    15,000 /s
-  achieved   13,903 /s (92.68 %)
+  achieved   13,903 /s of 14,079 /s that came due
   requests   139,032 answered · 500 unsent · 1,234 unanswered · 20 shed
              7 deliveries
   traffic    2.12 GiB sent (217 MiB/s) · 2.12 GiB received (217 MiB/s)
@@ -244,8 +244,8 @@ work=tcp://127.0.0.1:7020
     1,500,000 /s   1,498,500 /s         -  88.23 % unanswered, saturated
        15,000 /s      14,985 /s   1.37 ms  above 500us, saturated
 
-! 1,754 of 140,786 requests (1.24 %) got no answer. The latencies are those of
-  the others.
+! 1,754 of 140,786 requests (1.24 %) were shed or got no answer. The latencies
+  are those of the others.
 ! The generator was saturated: the latencies hold its own delays, and the server
   may carry more than this. Use more --threads, a lower --rate or another
   machine.
@@ -325,6 +325,32 @@ fn what_helps_depends_on_what_kept_the_generator() {
     for (mode, threads, cause, why, remedy) in table {
         assert_eq!(shown(mode, threads, cause), (why.to_owned(), remedy.to_owned()), "{mode} {threads} {cause:?}");
     }
+}
+
+#[test]
+fn a_trace_with_few_arrivals_reads_as_no_shortfall() {
+    // What seed 1 draws at 20,000/s in ten seconds, all of it answered at once.
+    let report = Report {
+        mode: "open",
+        offered_per_s: Some(20_000.0),
+        intended: 199_352,
+        requests: 199_352,
+        achieved_per_s: 19_935.2,
+        duration_s: 10.0,
+        ..nothing()
+    };
+    let text = render(&report);
+    assert!(text.contains("\n  offered    20,000 /s\n  achieved   19,935 /s of 19,935 /s that came due\n"), "{text}");
+    let text = render(&Report { duration_s: 0.0, intended: 0, achieved_per_s: 0.0, ..report });
+    assert!(text.contains("\n  offered    20,000 /s\n  achieved        0 /s\n"), "{text}");
+}
+
+#[test]
+fn where_nothing_was_answered_there_are_no_others() {
+    let text = render(&Report { intended: 5, unsent: 2, unanswered: 3, ..nothing() });
+    assert!(text.ends_with("! 5 of 5 requests (100.00 %) got no answer.\n"), "{text}");
+    let text = render(&Report { intended: 6, unsent: 2, unanswered: 3, requests: 1, ..nothing() });
+    assert!(text.contains("got no answer. The latencies are those of the\n  others.\n"), "{text}");
 }
 
 #[test]
