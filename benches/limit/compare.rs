@@ -194,8 +194,8 @@ impl<'a> Comparison<'a> {
     /// All servers at once, loaded in turns.
     fn round_loaded(&mut self, flags: &str, random: &mut Random) -> io::Result<Vec<Sample>> {
         let commands: Vec<&[OsString]> = self.variants.iter().map(|variant| &variant.command[..]).collect();
-        let (reports, others) = load::round(&commands, flags, self.cpus, &self.plan.turns, random)?;
-        self.others.push(others);
+        let (reports, disturbance) = load::round(&commands, flags, self.cpus, &self.plan.turns, random)?;
+        self.others.push(disturbance.other_programs_cpus);
         Ok((reports.into_iter())
             .map(|report| {
                 let value = |metric: Metric| Some((metric, metric.of(&report)?));

@@ -27,7 +27,7 @@ use maitred::random::Random;
 use serde::Serialize;
 
 use crate::Turns;
-use crate::machine::Others;
+use crate::machine::{Disturbance, Others};
 use crate::process::{self, Server};
 
 /// Before each slice: caches are cold, and batches must grow to what they will be. Thousands of requests at any rate
@@ -114,21 +114,22 @@ pub(crate) struct ServerShare {
 pub(crate) struct GeneratorShare {
     pub(crate) cpu_ns_per_request: f64,
     pub(crate) cpu_util: f64,
-    /// Open loop: arrivals taken up more than a millisecond after their intended time.
+    /// Open loop: arrivals taken up within the windows; of these, more than a millisecond after their intended time.
+    pub(crate) arrivals: u64,
     pub(crate) late_sends: u64,
     pub(crate) late_ns_p50: u64,
     pub(crate) late_ns_p99: u64,
+    pub(crate) late_ns_max: u64,
 }
 
-/// Starts a server of each command, loads them in turns, and stops them. What was found of each, and how many CPUs other
-/// programs kept busy meanwhile.
+/// Starts a server of each command, loads them in turns, and stops them. What was found of each, and what disturbed it.
 pub(crate) fn round(
     commands: &[&[OsString]],
     flags: &str,
     cpus: Cpus,
     turns: &Turns,
     random: &mut Random,
-) -> io::Result<(Vec<Report>, f64)> {
+) -> io::Result<(Vec<Report>, Disturbance)> {
     let mut servers = Vec::new();
     for index in shuffled(commands.len(), random) {
         servers.push((index, Server::start(commands[index], cpus.server)?));
@@ -141,11 +142,11 @@ pub(crate) fn round(
         loading.join().unwrap_or_else(|panic| resume_unwind(panic))
     });
     let reports = loaded.map_err(|(server, error)| servers[server].failure(&error.to_string()))?;
-    let others = others.end();
+    let disturbance = others.end();
     for server in servers {
         server.stop()?;
     }
-    Ok((reports, others?))
+    Ok((reports, disturbance?))
 }
 
 /// An error says which server the load failed on.
@@ -262,9 +263,11 @@ impl Load {
             generator: GeneratorShare {
                 cpu_ns_per_request: per_request(generator_ns),
                 cpu_util: generator_ns as f64 / window_ns,
+                arrivals: tally.timer_error.len(),
                 late_sends: tally.late_sends,
                 late_ns_p50: tally.timer_error.quantile(0.5),
                 late_ns_p99: tally.timer_error.quantile(0.99),
+                late_ns_max: tally.timer_error.max(),
             },
             unsent: tally.unsent,
             unanswered,

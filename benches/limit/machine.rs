@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::io;
 use std::time::Instant;
 
-use maitred::net::process::{ProcessTree, Reading, machine_run_ns};
+use maitred::net::os;
+use maitred::net::process::{ProcessTree, Reading, machine_run_ns, stolen_ns};
 use rustix::thread::ClockId;
 use serde::Serialize;
 
@@ -21,10 +22,20 @@ pub(crate) fn be_alone() -> io::Result<File> {
     Ok(lock)
 }
 
+/// What disturbed a measurement, in CPUs.
+#[derive(Clone, Copy, Serialize)]
+pub(crate) struct Disturbance {
+    /// Kept busy by other programs.
+    pub(crate) other_programs_cpus: f64,
+    /// Taken away by the host, of all that this process may use together.
+    pub(crate) stolen_cpus: f64,
+}
+
 /// What the machine does beside the comparison: a build next door spoils every figure.
 pub(crate) struct Others {
     since: Instant,
     machine_ns: u64,
+    stolen_ns: u64,
     own_ns: u64,
     servers: Vec<(ProcessTree, Reading)>,
 }
@@ -37,19 +48,33 @@ impl Others {
             let reading = tree.reading();
             watched.push((tree, reading));
         }
-        Ok(Self { since: Instant::now(), machine_ns: machine_run_ns()?, own_ns: own_run_ns(), servers: watched })
+        Ok(Self {
+            since: Instant::now(),
+            machine_ns: machine_run_ns()?,
+            stolen_ns: stolen_in_all_ns()?,
+            own_ns: own_run_ns(),
+            servers: watched,
+        })
     }
 
-    /// CPUs kept busy since.
-    pub(crate) fn end(mut self) -> io::Result<f64> {
+    /// What it did since.
+    pub(crate) fn end(mut self) -> io::Result<Disturbance> {
         let machine_ns = machine_run_ns()?.saturating_sub(self.machine_ns);
+        let stolen_ns = stolen_in_all_ns()?.saturating_sub(self.stolen_ns);
         let elapsed_ns = self.since.elapsed().as_nanos() as f64;
         let mut ours_ns = own_run_ns() - self.own_ns;
         for (tree, begin) in &mut self.servers {
             ours_ns += tree.used_since(begin).cpu_ns;
         }
-        Ok(machine_ns.saturating_sub(ours_ns) as f64 / elapsed_ns)
+        Ok(Disturbance {
+            other_programs_cpus: machine_ns.saturating_sub(ours_ns) as f64 / elapsed_ns,
+            stolen_cpus: stolen_ns as f64 / elapsed_ns,
+        })
     }
+}
+
+fn stolen_in_all_ns() -> io::Result<u64> {
+    Ok(stolen_ns(&os::processors())?.iter().sum())
 }
 
 /// Of this process; not the sum over its threads, since the one that puts the load ends.

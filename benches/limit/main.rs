@@ -7,7 +7,8 @@
 //!
 //! Reading order: [`bare`] is the loop, [`load`] the load in turns, [`idle`] the load that does nothing, [`rows`] the
 //! goals, [`statistics`] the interval, [`process`] how servers are started and stopped, [`machine`] what else runs,
-//! [`compare`] the rounds, [`report`] the table, [`generator`] the comparison of the load itself.
+//! [`compare`] the rounds, [`report`] the table, [`generator`] the comparison of the load itself, [`timer`] how late it
+//! sends.
 
 mod bare;
 mod compare;
@@ -19,6 +20,7 @@ mod process;
 mod report;
 mod rows;
 mod statistics;
+mod timer;
 
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
@@ -50,6 +52,8 @@ enum Command {
     Serve(Serve),
     /// Compare the load generator itself with the bare loop that it loads
     Generator(Generator),
+    /// Measure how late the load generator takes up what is due
+    Timer(Generator),
     /// Become PROGRAM on a given CPU, and die with the parent
     #[command(hide = true)]
     Launch(Launch),
@@ -79,6 +83,7 @@ struct Compare {
     json: Option<PathBuf>,
 }
 
+/// Of the two that measure the load itself.
 #[derive(Args)]
 struct Generator {
     #[command(flatten)]
@@ -177,6 +182,7 @@ fn run(command: Command) -> io::Result<()> {
             bare::run(serve.threads, serve.read)
         }
         Command::Generator(generator) => generator::run(&generator.turns, generator.json.as_deref()),
+        Command::Timer(timer) => timer::run(&timer.turns, timer.json.as_deref()),
         Command::Launch(launch) => Err(process::become_program(launch.parent, launch.cpu, &launch.command)),
     }
 }
