@@ -244,7 +244,7 @@ fn a_target_that_cannot_be_found_or_reached_is_a_failure_that_names_it() {
 #[test]
 fn what_is_left_out_has_its_default() {
     let Plan { target, service, arrivals, depth, connections, requests_per_connection, size_bytes, .. } = plan(ECHO);
-    assert_eq!((target.to_string().as_str(), service), ("echo=tcp://127.0.0.1:7007", Service::Echo));
+    assert_eq!((target.to_string().as_str(), service), ("tcp://127.0.0.1:7007", Service::Echo));
     assert_eq!((arrivals, depth, connections, size_bytes), (Arrivals::Closed, Some(1), 1, 64));
     assert_eq!(requests_per_connection, None);
 
@@ -266,7 +266,7 @@ fn what_is_given_is_what_the_load_runs_with() {
          uniform --seed 18446744073709551615 --slo p99_9=2ms --search --warmup 0 --duration 1ms --grace 0s --lost-after \
          1s --threads 9 --pid 4194304 --interval 10ms --json --histogram out.hgrm --quiet",
     );
-    assert_eq!((plan.target.service, plan.target.scheme), (ServiceKind::Work, Scheme::Udp));
+    assert_eq!((plan.service.kind(), plan.target.scheme), (ServiceKind::Work, Scheme::Udp));
     let exponential = Demand::Exponential { mean: Duration::from_micros(3) };
     assert_eq!(plan.service, Service::Work { demand: exponential, kind: WorkKind::Sleep });
     assert_eq!(plan.arrivals, Arrivals::Uniform { rate_per_s: 0.5 });

@@ -139,7 +139,7 @@ impl Generator {
             open_requests: 0,
             is_replacing: false,
         };
-        let target = |reason| Error::Connect { target: plan.target.url(), reason };
+        let target = |reason| Error::Connect { target: plan.target.to_string(), reason };
         generator.connect_all(stop).map_err(target)?;
         if is_chat {
             generator.fill_room(stop).map_err(target)?;

@@ -182,8 +182,8 @@ impl Plan {
     /// # Errors
     /// The first thing that is wrong, as [`Error::Usage`] with the flag, the value and what was expected.
     pub fn resolve(args: &LoadArgs) -> Result<Plan, Error> {
-        let target = Target::parse(&args.target)?;
-        let service = service(args, target.service)?;
+        let (kind, target) = Target::parse(&args.target)?;
+        let service = service(args, kind)?;
         let objective = args.slo.as_deref().map(Objective::parse).transpose()?;
         if args.search && objective.is_none() {
             return Err(usage("--search", "has no objective to keep", "--slo beside it, as in --slo p99=500us"));
@@ -196,12 +196,12 @@ impl Plan {
         let depth = number("--depth", &args.depth, 1, MAX_DEPTH as u64)?.map(|depth| depth as usize);
         let connections = connections(args, &service)?;
         Ok(Plan {
-            requests_per_connection: requests_per_connection(args, &target)?,
+            requests_per_connection: requests_per_connection(args, kind, target.scheme)?,
             size_bytes: size(args, &service, target.scheme)?,
             duration: length,
             warmup: time("--warmup", &args.warmup, Duration::ZERO, DAY)?.unwrap_or(WARMUP),
             grace: time("--grace", &args.grace, Duration::ZERO, DAY)?.unwrap_or(GRACE),
-            lost_after: lost_after(args, &target)?,
+            lost_after: lost_after(args, kind, target.scheme)?,
             seed: number("--seed", &args.seed, 0, u64::MAX)?.unwrap_or(SEED),
             threads: threads(args, &service, connections)?,
             interval: time("--interval", &args.interval, MIN_INTERVAL, DAY)?,
@@ -214,6 +214,18 @@ impl Plan {
             connections,
             objective,
         })
+    }
+}
+
+impl Service {
+    /// Which one it is.
+    pub fn kind(&self) -> ServiceKind {
+        match self {
+            Service::Echo => ServiceKind::Echo,
+            Service::Discard => ServiceKind::Discard,
+            Service::Chat { .. } => ServiceKind::Chat,
+            Service::Work { .. } => ServiceKind::Work,
+        }
     }
 }
 
@@ -346,10 +358,10 @@ fn connections(args: &LoadArgs, service: &Service) -> Result<usize, Error> {
     Ok(connections)
 }
 
-fn requests_per_connection(args: &LoadArgs, target: &Target) -> Result<Option<u64>, Error> {
+fn requests_per_connection(args: &LoadArgs, kind: ServiceKind, scheme: Scheme) -> Result<Option<u64>, Error> {
     let flag = "--requests-per-connection";
     let count = number(flag, &args.requests_per_connection, 1, MAX_REQUESTS_PER_CONNECTION)?;
-    match (target.service, target.scheme) {
+    match (kind, scheme) {
         _ if count.is_none() => Ok(None),
         (ServiceKind::Chat, _) => {
             let problem = "has no meaning for chat: who comes and goes changes who must get a message";
@@ -408,16 +420,16 @@ fn size(args: &LoadArgs, service: &Service, scheme: Scheme) -> Result<usize, Err
     })
 }
 
-fn lost_after(args: &LoadArgs, target: &Target) -> Result<Duration, Error> {
+fn lost_after(args: &LoadArgs, kind: ServiceKind, scheme: Scheme) -> Result<Duration, Error> {
     let flag = "--lost-after";
     let lost_after = time(flag, &args.lost_after, MILLISECOND, DAY)?;
-    if target.service == ServiceKind::Chat {
+    if kind == ServiceKind::Chat {
         return Ok(lost_after.unwrap_or(MISSED_AFTER));
     }
-    if lost_after.is_some() && target.scheme != Scheme::Udp {
+    if lost_after.is_some() && scheme != Scheme::Udp {
         return Err(usage(flag, "has no meaning for tcp, which loses nothing", "a udp target, or chat"));
     }
-    if lost_after.is_some() && target.service == ServiceKind::Discard {
+    if lost_after.is_some() && kind == ServiceKind::Discard {
         return Err(usage(flag, "has no meaning for discard, which never replies", "a target that replies"));
     }
     Ok(lost_after.unwrap_or(LOST_AFTER))

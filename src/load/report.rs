@@ -245,6 +245,7 @@ impl Report {
     /// What the tally of a run of this plan comes to, as yet without intervals and search.
     pub fn new(plan: &Plan, tally: &Tally, server: Option<&ServerUse>, interrupted: bool) -> Report {
         let offered_per_s = plan.arrivals.rate_per_s();
+        let service = plan.service.kind().name();
         let (demand, kind) = match &plan.service {
             Service::Work { demand, kind } => (Some(demand.to_string()), Some(kind.name())),
             _ => (None, None),
@@ -255,8 +256,8 @@ impl Report {
         };
         let mut report = Report {
             schema: "maitred.load/1",
-            target: plan.target.to_string(),
-            service: plan.target.service.name(),
+            target: format!("{service}={}", plan.target),
+            service,
             scheme: plan.target.scheme.name(),
             mode: if offered_per_s.is_some() { "open" } else { "closed" },
             arrivals: offered_per_s.is_some().then(|| plan.arrivals.name()),

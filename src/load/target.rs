@@ -1,4 +1,4 @@
-//! [`Target`]: whom a load talks to, and in which protocol: `[SERVICE=]SCHEME://HOST:PORT`.
+//! [`Target`]: whom a load talks to, and [`ServiceKind`], in which protocol: `[SERVICE=]SCHEME://HOST:PORT`.
 //!
 //! Any server of that protocol will do, ours or not. Only [`Target::addresses`] asks the system anything: it resolves
 //! the name. Invariant *printed-reads-back*: what is shown parses as the same target. Read next: `plan.rs`.
@@ -10,11 +10,9 @@ use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use crate::config::{Scheme, shown};
 use crate::error::Error;
 
-/// A server and the service that is asked of it.
+/// A server. Which service is asked of it stands before it, and is a [`ServiceKind`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// What requests and replies look like.
-    pub service: ServiceKind,
     /// [`Scheme::Tcp`] or [`Scheme::Udp`].
     pub scheme: Scheme,
     /// A name, or an IP address without brackets. Never empty.
@@ -39,11 +37,11 @@ pub enum ServiceKind {
 const FORM: &str = "[SERVICE=]SCHEME://HOST:PORT, as in echo=tcp://127.0.0.1:7007";
 
 impl Target {
-    /// The target written as `text`; without a service it is echo.
+    /// The service and the target written as `text`; without a service it is echo.
     ///
     /// # Errors
     /// [`Error::Usage`] of `TARGET`: what is wrong with it, and what was expected.
-    pub fn parse(text: &str) -> Result<Target, Error> {
+    pub fn parse(text: &str) -> Result<(ServiceKind, Target), Error> {
         let whole = |problem: &str| wrong(format!("{} {problem}", shown(text)), FORM);
         let (before, rest) = text.split_once("://").ok_or_else(|| whole("is not a target"))?;
         let (service, scheme) = match before.split_once('=') {
@@ -77,12 +75,12 @@ impl Target {
         if let Some(odd) = host.chars().find(|letter| letter.is_whitespace() || "/@?#[]=".contains(*letter)) {
             return Err(whole(&format!("has a host with '{}' in it", odd.escape_debug())));
         }
-        let target = Target { service, scheme, host: host.to_owned(), port };
+        let target = Target { scheme, host: host.to_owned(), port };
         if (service, scheme) == (ServiceKind::Chat, Scheme::Udp) {
-            let over_tcp = Target { scheme: Scheme::Tcp, ..target };
-            return Err(wrong("chat has members, and datagrams have no connections".to_owned(), &over_tcp.to_string()));
+            let over_tcp = format!("chat={}", Target { scheme: Scheme::Tcp, ..target });
+            return Err(wrong("chat has members, and datagrams have no connections".to_owned(), &over_tcp));
         }
-        Ok(target)
+        Ok((service, target))
     }
 
     /// Where the target is: every address that its name stands for, in the system's order. Never empty.
@@ -98,17 +96,12 @@ impl Target {
         }
         Ok(addresses)
     }
-
-    /// The target without its service: `tcp://127.0.0.1:7007`.
-    pub fn url(&self) -> String {
-        let (scheme, host, port) = (self.scheme.name(), &self.host, self.port);
-        if host.contains(':') { format!("{scheme}://[{host}]:{port}") } else { format!("{scheme}://{host}:{port}") }
-    }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.service.name(), self.url())
+        let (scheme, host, port) = (self.scheme.name(), &self.host, self.port);
+        if host.contains(':') { write!(f, "{scheme}://[{host}]:{port}") } else { write!(f, "{scheme}://{host}:{port}") }
     }
 }
 
@@ -163,10 +156,10 @@ mod tests {
             ),
         ];
         for (text, service, scheme, host, port, shown) in table {
-            let target = Target::parse(text).unwrap_or_else(|error| panic!("{error}"));
-            assert_eq!(target, Target { service, scheme, host: host.to_owned(), port }, "{text}");
-            assert_eq!(target.to_string(), shown, "{text}");
-            assert_eq!(Target::parse(shown).ok(), Some(target), "{text}");
+            let (found, target) = Target::parse(text).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!((found, &target), (service, &Target { scheme, host: host.to_owned(), port }), "{text}");
+            assert_eq!(format!("{}={target}", found.name()), shown, "{text}");
+            assert_eq!(Target::parse(shown).ok(), Some((found, target)), "{text}");
         }
     }
 
@@ -222,7 +215,7 @@ mod tests {
 
     #[test]
     fn names_and_addresses_are_resolved() {
-        let addresses = |text: &str| Target::parse(text).expect("it is a target").addresses();
+        let addresses = |text: &str| Target::parse(text).expect("it is a target").1.addresses();
         assert_eq!(addresses("tcp://127.0.0.1:7007").unwrap(), ["127.0.0.1:7007".parse::<SocketAddr>().unwrap()]);
         assert_eq!(addresses("udp://[::1]:9").unwrap(), ["[::1]:9".parse::<SocketAddr>().unwrap()]);
         let local = addresses("tcp://localhost:80").unwrap();
@@ -233,7 +226,7 @@ mod tests {
     fn a_name_that_stands_for_nothing_is_named() {
         // A label of more than 63 letters is refused before anybody is asked.
         let host = "x".repeat(64);
-        let error = Target::parse(&format!("tcp://{host}.invalid:80")).unwrap().addresses().unwrap_err();
+        let error = Target::parse(&format!("tcp://{host}.invalid:80")).unwrap().1.addresses().unwrap_err();
         assert!(error.to_string().starts_with(&format!("cannot resolve {host}.invalid: ")), "{error}");
         assert_eq!(error.exit_code(), 1);
     }

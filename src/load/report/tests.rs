@@ -8,13 +8,13 @@ use crate::load::demand::Demand;
 use crate::load::plan::{Arrivals, Framing, WorkKind};
 use crate::load::recorder::ErrorKind;
 use crate::load::recorder::ThreadUse;
-use crate::load::target::{ServiceKind, Target};
+use crate::load::target::Target;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-fn plan(kind: ServiceKind, service: Service, arrivals: Arrivals) -> Plan {
+fn plan(service: Service, arrivals: Arrivals) -> Plan {
     Plan {
-        target: Target { service: kind, scheme: Scheme::Tcp, host: "127.0.0.1".to_owned(), port: 7007 },
+        target: Target { scheme: Scheme::Tcp, host: "127.0.0.1".to_owned(), port: 7007 },
         service,
         arrivals,
         depth: None,
@@ -35,7 +35,7 @@ fn plan(kind: ServiceKind, service: Service, arrivals: Arrivals) -> Plan {
 }
 
 fn open() -> Plan {
-    plan(ServiceKind::Echo, Service::Echo, Arrivals::Poisson { rate_per_s: 1_000.0 })
+    plan(Service::Echo, Arrivals::Poisson { rate_per_s: 1_000.0 })
 }
 
 /// A second of `count` requests that took 1 us, 2 us and so on, each taken up at once.
@@ -116,7 +116,7 @@ fn the_names_are_those_of_the_contract() {
 
 #[test]
 fn what_was_not_measured_or_cannot_be_believed_is_null() {
-    let plan = plan(ServiceKind::Echo, Service::Echo, Arrivals::Closed);
+    let plan = plan(Service::Echo, Arrivals::Closed);
     let empty = json(&Report::new(&plan, &Tally::default(), None, true));
     for name in ["arrivals", "depth", "demand", "kind", "framing", "offered_per_s", "connect_latency_ns", "stages_ns"] {
         assert_eq!(empty[name], Value::Null, "{name}");
@@ -140,11 +140,11 @@ fn what_was_not_measured_or_cannot_be_believed_is_null() {
 fn what_belongs_to_a_service_is_there_with_it() {
     let demand = Demand::Fixed(Duration::from_micros(10));
     let work = Service::Work { demand, kind: WorkKind::Sleep };
-    let work = plan(ServiceKind::Work, work, Arrivals::Uniform { rate_per_s: 10.0 });
+    let work = plan(work, Arrivals::Uniform { rate_per_s: 10.0 });
     let work = json(&Report::new(&work, &tally(1), None, false));
     assert_eq!((&work["service"], &work["kind"]), (&json!("work"), &json!("sleep")));
     assert_eq!((&work["demand"], &work["arrivals"]), (&json!("fixed:10us"), &json!("uniform")));
-    let chat = plan(ServiceKind::Chat, Service::Chat { framing: Framing::Line }, Arrivals::Closed);
+    let chat = plan(Service::Chat { framing: Framing::Line }, Arrivals::Closed);
     assert_eq!(json(&Report::new(&chat, &tally(1), None, false))["framing"], "line");
 }
 
