@@ -32,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("polling::", &["src/net/poller.rs"]),
     ("epoll::", &["src/net/poller.rs"]),
+    ("io_uring::", &["src/net/ring.rs"]),
     ("ringbuf::", &["src/session/buffer.rs"]),
     ("crossbeam_channel::", &["src/engine/pool/service_queue.rs", "src/logging.rs"]),
     ("hdrhistogram::", &["src/metrics/histogram.rs"]),

@@ -3,8 +3,9 @@
 //! Nothing here knows a session, a service or an engine. `Interrupted` is retried here and seen by nobody else;
 //! would-block is passed on as `ErrorKind::WouldBlock`, for the session to treat as a state.
 //!
-//! Read next: `poller.rs` (readiness), `listener.rs` (accepting), `socket.rs` (bytes), `os.rs` (the machine), `process.rs` (what other
-//! processes use of it), `children.rs` and `shared.rs` (child processes, and memory shared with them).
+//! Read next: `poller.rs` (readiness), `ring.rs` (completion), `listener.rs` (accepting), `socket.rs` (bytes), `nudge.rs`
+//! (waiting for one socket), `os.rs` (the machine), `process.rs` (what other processes use of it), `children.rs` and
+//! `shared.rs` (child processes, and memory shared with them).
 
 pub mod alarm;
 pub mod children;
@@ -13,6 +14,7 @@ pub mod nudge;
 pub mod os;
 pub mod poller;
 pub mod process;
+pub mod ring;
 pub mod shared;
 pub mod socket;
 
