@@ -25,17 +25,9 @@ const STDIN: u64 = u64::MAX - 1;
 
 /// Serves until stdin closes; SIGTERM ends it by its default action.
 pub(crate) fn run(threads: usize, read_bytes: usize) -> io::Result<()> {
-    os::raise_descriptor_limit();
-    // The first listener chooses the port, the others join it; all listen before `ready`.
-    let first = listen(0)?;
-    let port = SocketAddrV4::try_from(net::getsockname(&first)?)?.port();
-    let others = (1..threads).map(|_| listen(port)).collect::<io::Result<Vec<_>>>()?;
-    {
-        let mut out = io::stdout().lock();
-        writeln!(out, "listening 127.0.0.1:{port}\nready")?;
-        out.flush()?;
-    }
-    for listener in others {
+    let mut listeners = listeners(threads)?;
+    let first = listeners.remove(0);
+    for listener in listeners {
         let mut echo = EchoLoop::new(listener, read_bytes)?;
         thread::spawn(move || {
             if let Err(error) = echo.run() {
@@ -49,6 +41,21 @@ pub(crate) fn run(threads: usize, read_bytes: usize) -> io::Result<()> {
     let mut echo = EchoLoop::new(first, read_bytes)?;
     echo.watch_stdin()?;
     echo.run()
+}
+
+/// One for each thread, at least one, all on one port; says that they are there.
+pub(crate) fn listeners(threads: usize) -> io::Result<Vec<OwnedFd>> {
+    os::raise_descriptor_limit();
+    // The first listener chooses the port, the others join it; all listen before `ready`.
+    let mut listeners = vec![listen(0)?];
+    let port = SocketAddrV4::try_from(net::getsockname(&listeners[0])?)?.port();
+    for _ in 1..threads {
+        listeners.push(listen(port)?);
+    }
+    let mut out = io::stdout().lock();
+    writeln!(out, "listening 127.0.0.1:{port}\nready")?;
+    out.flush()?;
+    Ok(listeners)
 }
 
 fn listen(port: u16) -> io::Result<OwnedFd> {

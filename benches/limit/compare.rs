@@ -14,7 +14,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use maitred::net::os;
+use maitred::net::{os, ring};
 use maitred::random::Random;
 use serde_json::json;
 
@@ -24,7 +24,7 @@ use crate::load::{self, Cpus, Report, in_order, shuffled};
 use crate::machine::{Host, be_alone};
 use crate::process::{self, Server};
 use crate::report::show_ratio;
-use crate::rows::{Goal, Metric, Placement, ROWS, Row, Shape};
+use crate::rows::{Bare, Goal, Metric, Placement, ROWS, Row, Shape};
 use crate::statistics::{Estimate, median};
 
 /// A ratio is known when its interval is this narrow, either way.
@@ -104,7 +104,7 @@ pub(crate) struct Variant {
 
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Role {
-    Baseline,
+    Baseline(Bare),
     /// The other half of the A/A pair of a baseline.
     Again {
         of: usize,
@@ -215,13 +215,14 @@ impl<'a> Comparison<'a> {
     }
 
     pub(crate) fn baselines(&self) -> impl Iterator<Item = &Variant> {
-        self.variants.iter().filter(|variant| variant.role == Role::Baseline)
+        self.variants.iter().filter(|variant| matches!(variant.role, Role::Baseline(_)))
     }
 
-    /// The baseline that is harder to beat.
+    /// The epoll loop that is harder to beat.
     pub(crate) fn better_baseline(&self, metric: Metric) -> Option<&Variant> {
         let value = |variant: &&Variant| median(&variant.values(metric)).unwrap_or(f64::NAN);
-        self.baselines().max_by(|a, b| {
+        let epoll = self.baselines().filter(|variant| matches!(variant.role, Role::Baseline(Bare::Epoll(_))));
+        epoll.max_by(|a, b| {
             let order = value(a).total_cmp(&value(b));
             if metric.higher_is_better() { order } else { order.reverse() }
         })
@@ -231,7 +232,8 @@ impl<'a> Comparison<'a> {
     fn headline(&self) -> Option<Estimate> {
         let metric = self.row.headline;
         if let Some(daemon) = self.variants.iter().find(|variant| variant.role == Role::Daemon) {
-            return ratio(daemon, self.better_baseline(metric)?, metric);
+            let of_epoll = self.better_baseline(metric);
+            return ratio(daemon, of_epoll.or_else(|| self.baselines().next())?, metric);
         }
         let pair = |variant: &Variant| match variant.role {
             Role::Again { of } => ratio(variant, &self.variants[of], metric),
@@ -259,9 +261,11 @@ impl<'a> Comparison<'a> {
     pub(crate) fn ratios(&self, variant: &Variant, metric: Metric) -> Vec<(&Variant, Option<Estimate>)> {
         (self.variants.iter().enumerate())
             .filter(|(index, baseline)| match variant.role {
-                Role::Baseline => false,
+                Role::Baseline(Bare::Epoll(_)) => false,
+                // What completion costs beside readiness.
+                Role::Baseline(Bare::Ring(_)) => matches!(baseline.role, Role::Baseline(Bare::Epoll(_))),
                 Role::Again { of } => *index == of,
-                Role::Daemon => baseline.role == Role::Baseline,
+                Role::Daemon => matches!(baseline.role, Role::Baseline(_)),
             })
             .map(|(_, baseline)| (baseline, ratio(variant, baseline, metric)))
             .collect()
@@ -280,10 +284,15 @@ fn variants(plan: &Plan, row: &Row) -> io::Result<Vec<Variant>> {
         }
         None
     };
-    for threads in row.bare_threads {
-        let command = bare_loop(*threads)?;
-        let name = format!("bare-{threads}");
-        if let Some(of) = add(name.clone(), Role::Baseline, &command) {
+    let refusal = ring_refusal();
+    for bare in row.bare {
+        let name = bare.name();
+        if let (Bare::Ring(_), Some(reason)) = (bare, &refusal) {
+            println!("{}: without {name}: {reason}", row.name);
+            continue;
+        }
+        let command = bare.command()?;
+        if let Some(of) = add(name.clone(), Role::Baseline(*bare), &command) {
             add(format!("{name}-again"), Role::Again { of }, &command);
         }
     }
@@ -305,10 +314,13 @@ fn variants(plan: &Plan, row: &Row) -> io::Result<Vec<Variant>> {
     Ok(variants)
 }
 
-/// The command of the bare loop.
-pub(crate) fn bare_loop(threads: usize) -> io::Result<Vec<OsString>> {
-    let limit = std::env::current_exe()?;
-    Ok(vec![limit.into(), "serve".into(), "--threads".into(), threads.to_string().into()])
+/// Why the bare ring cannot run here.
+fn ring_refusal() -> Option<String> {
+    match ring::probe() {
+        Ok(features) if features.accept_multishot && features.receive_multishot && features.deferred => None,
+        Ok(features) => Some(format!("io_uring is too old here: {features:?}")),
+        Err(reason) => Some(reason),
+    }
 }
 
 /// The paired ratio: round by round, then its centre.

@@ -14,7 +14,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::Turns;
-use crate::compare::{RESOLVED, bare_loop};
+use crate::compare::RESOLVED;
 use crate::load::{self, Cpus, Report};
 use crate::machine::{Host, be_alone};
 use crate::process;
@@ -68,7 +68,7 @@ struct Rounds {
 impl Rounds {
     fn run(flags: &'static str, turns: &Turns, [one, other]: [usize; 2]) -> io::Result<Self> {
         let mut rounds = Self { flags, reports: Vec::new(), others: Vec::new() };
-        let command = bare_loop(1)?;
+        let command = rows::Bare::Epoll(1).command()?;
         for round in 1..=*turns.rounds.end() {
             let mut random = turns.random(round);
             let mut part = |server, load| {

@@ -1,11 +1,11 @@
-//! The speed limit that the daemon is held to: a bare edge-triggered epoll echo loop, and a comparison that loads the two
-//! servers in turns and prints ratios. The load is that of `maitred load`, held to the same loop by `-- generator`.
+//! The speed limit that the daemon is held to: a bare edge-triggered epoll echo loop, beside it a bare `io_uring` loop, and a
+//! comparison that loads the servers in turns and prints ratios. The load is that of `maitred load`, held to the same loop by `-- generator`.
 //!
 //! `cargo bench --bench limit` compares every row; `-- --rows list` names the rows, and `-- serve` runs the loop by hand.
 //! Only ratios of interleaved runs mean anything: absolute figures drift with the machine, and the A/A pair beside each
 //! ratio says what the rounds can resolve.
 //!
-//! Reading order: [`bare`] is the loop, [`load`] the load in turns, [`idle`] the load that does nothing, [`rows`] the
+//! Reading order: [`bare`] is the loop, [`ring`] the one by completion, [`load`] the load in turns, [`idle`] the load that does nothing, [`rows`] the
 //! goals, [`statistics`] the interval, [`process`] how servers are started and stopped, [`machine`] what else runs,
 //! [`compare`] the rounds, [`report`] the table, [`generator`] the comparison of the load itself, [`timer`] how late it
 //! sends.
@@ -18,6 +18,7 @@ mod load;
 mod machine;
 mod process;
 mod report;
+mod ring;
 mod rows;
 mod statistics;
 mod timer;
@@ -128,6 +129,12 @@ struct Serve {
     /// Size of one read
     #[arg(long, default_value = "64KiB", value_parser = read_size)]
     read: usize,
+    /// By completion (io_uring) rather than by readiness (epoll)
+    #[arg(long)]
+    ring: bool,
+    /// Buffers of a ring, of the size of one read each; a power of two
+    #[arg(long, default_value_t = ring::BUFFERS, requires = "ring", value_parser = buffers, value_name = "COUNT")]
+    buffers: u16,
     /// CPU to run on
     #[arg(long, value_name = "CPU")]
     pin: Option<usize>,
@@ -179,7 +186,10 @@ fn run(command: Command) -> io::Result<()> {
         }),
         Command::Serve(serve) => {
             process::pin(serve.pin)?;
-            bare::run(serve.threads, serve.read)
+            match serve.ring {
+                true => ring::run(serve.threads, serve.read, serve.buffers),
+                false => bare::run(serve.threads, serve.read),
+            }
         }
         Command::Generator(generator) => generator::run(&generator.turns, generator.json.as_deref()),
         Command::Timer(timer) => timer::run(&timer.turns, timer.json.as_deref()),
@@ -199,6 +209,13 @@ fn read_size(text: &str) -> Result<usize, &'static str> {
     match parse_size(text)? {
         0 => Err("is too small"),
         bytes => Ok(bytes),
+    }
+}
+
+fn buffers(text: &str) -> Result<u16, &'static str> {
+    match text.parse() {
+        Ok(count @ 1..=32_768_u16) if count.is_power_of_two() => Ok(count),
+        _ => Err("is no power of two up to 32768"),
     }
 }
 

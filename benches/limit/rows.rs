@@ -1,5 +1,7 @@
 //! The rows: which load, who runs where, which baseline, and what must be reached.
 
+use std::ffi::OsString;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use maitred::load::plan::{Arrivals, Plan};
@@ -15,8 +17,8 @@ pub(crate) struct Row {
     pub(crate) workers: usize,
     /// What the daemon must be told besides; the same for every variant of it.
     pub(crate) maitred_args: &'static [&'static str],
-    /// Loops of each bare server that serves as a baseline.
-    pub(crate) bare_threads: &'static [usize],
+    /// The baselines.
+    pub(crate) bare: &'static [Bare],
     /// Rounds go on until the ratio of this one is known.
     pub(crate) headline: Metric,
     pub(crate) goals: &'static [(Metric, Goal)],
@@ -42,9 +44,18 @@ pub(crate) enum Placement {
     Free,
 }
 
+/// A server that does nothing but its system calls, with so many threads.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Bare {
+    /// By readiness. The goals are held to the better one of these.
+    Epoll(usize),
+    /// By completion. It says what is to be had where `io_uring` is not refused; no goal depends on it.
+    Ring(usize),
+}
+
 #[derive(Clone, Copy)]
 pub(crate) enum Goal {
-    /// Of the ratio to the better baseline.
+    /// Of the ratio to the better epoll loop.
     AtMost(f64),
     AtLeast(f64),
     /// Of the value itself.
@@ -74,7 +85,7 @@ pub(crate) const ROWS: &[Row] = &[
         placement: Placement::Split,
         workers: 1,
         maitred_args: &[],
-        bare_threads: &[1],
+        bare: &[Bare::Epoll(1), Bare::Ring(1)],
         headline: CpuPerRequest,
         goals: &[(CpuPerRequest, Goal::AtMost(1.05))],
         beside: &[Throughput, P50, P99, Switches],
@@ -86,7 +97,7 @@ pub(crate) const ROWS: &[Row] = &[
         placement: Placement::Split,
         workers: 1,
         maitred_args: &[],
-        bare_threads: &[1],
+        bare: &[Bare::Epoll(1), Bare::Ring(1)],
         headline: CpuPerRequest,
         goals: &[(CpuPerRequest, Goal::AtMost(1.05))],
         beside: &[Throughput, P50, P99, Switches],
@@ -98,7 +109,7 @@ pub(crate) const ROWS: &[Row] = &[
         placement: Placement::Free,
         workers: 2,
         maitred_args: &[],
-        bare_threads: &[1, 2],
+        bare: &[Bare::Epoll(1), Bare::Epoll(2), Bare::Ring(2)],
         headline: Throughput,
         goals: &[(Throughput, Goal::AtLeast(1.0)), (P99, Goal::AtMost(1.0))],
         beside: &[CpuPerRequest, P50, P99_9, Switches, RunDelay],
@@ -110,7 +121,7 @@ pub(crate) const ROWS: &[Row] = &[
         placement: Placement::Free,
         workers: 2,
         maitred_args: &[],
-        bare_threads: &[2],
+        bare: &[Bare::Epoll(2), Bare::Ring(2)],
         headline: CpuPerRequest,
         goals: &[
             (P50, Goal::AtMost(1.1)),
@@ -127,7 +138,7 @@ pub(crate) const ROWS: &[Row] = &[
         placement: Placement::Free,
         workers: 2,
         maitred_args: &[],
-        bare_threads: &[2],
+        bare: &[Bare::Epoll(2), Bare::Ring(2)],
         headline: CpuPerRequest,
         goals: &[(P99, Goal::AtMost(0.9)), (CpuPerRequest, Goal::AtMost(1.15))],
         beside: &[P50, P90, P99_9, Throughput, Switches, RunDelay],
@@ -139,7 +150,7 @@ pub(crate) const ROWS: &[Row] = &[
         placement: Placement::Free,
         workers: 2,
         maitred_args: &[],
-        bare_threads: &[1, 2],
+        bare: &[Bare::Epoll(1), Bare::Epoll(2), Bare::Ring(1)],
         headline: P50,
         goals: &[(P50, Goal::AtMost(1.05)), (CpuPerRequest, Goal::AtMost(1.3))],
         beside: &[Throughput, P99, Switches],
@@ -151,7 +162,7 @@ pub(crate) const ROWS: &[Row] = &[
         placement: Placement::Split,
         workers: 1,
         maitred_args: &["--ring", "64KiB"],
-        bare_threads: &[1],
+        bare: &[Bare::Epoll(1), Bare::Ring(1)],
         headline: CpuPerKib,
         goals: &[(CpuPerKib, Goal::AtMost(1.05))],
         beside: &[Throughput, P50, P99, Switches],
@@ -163,7 +174,7 @@ pub(crate) const ROWS: &[Row] = &[
         placement: Placement::Free,
         workers: 2,
         maitred_args: &["--max-connections", "10100"],
-        bare_threads: &[1],
+        bare: &[Bare::Epoll(1)],
         headline: IdleBytes,
         goals: &[(IdleBytes, Goal::ValueAtMost(256.0))],
         beside: &[],
@@ -188,6 +199,29 @@ impl Row {
 /// For what does not depend on the server.
 pub(crate) fn plan(flags: &str) -> Plan {
     load::plan(flags, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1))
+}
+
+impl Bare {
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Epoll(threads) => format!("bare-{threads}"),
+            Self::Ring(threads) => format!("ring-{threads}"),
+        }
+    }
+
+    /// The command that runs it.
+    pub(crate) fn command(self) -> io::Result<Vec<OsString>> {
+        let mut command = vec![std::env::current_exe()?.into(), "serve".into()];
+        let threads = match self {
+            Self::Epoll(threads) => threads,
+            Self::Ring(threads) => {
+                command.push("--ring".into());
+                threads
+            }
+        };
+        command.extend(["--threads".into(), threads.to_string().into()]);
+        Ok(command)
+    }
 }
 
 impl Metric {
