@@ -80,7 +80,7 @@ impl Completion {
     /// Why there is none.
     ///
     /// # Safety
-    /// The key is that of an [accept](Ring::accept_multishot).
+    /// It comes from a ring, as it is, and its key is that of an [accept](Ring::accept_multishot) there.
     #[allow(unsafe_code, reason = "a number becomes a descriptor, and only the caller's key says which numbers are")]
     pub unsafe fn into_connection(self) -> io::Result<OwnedFd> {
         let descriptor = self.result? as RawFd;
