@@ -11,10 +11,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::Turns;
-use crate::compare::bare_loop;
 use crate::load::{self, Cpus, Report, in_order, shuffled};
 use crate::machine::{Disturbance, Host, be_alone};
 use crate::report::show_value;
+use crate::rows::Bare;
 use crate::statistics::median;
 
 const RATES_PER_S: [u64; 3] = [1_000, 4_000, 20_000];
@@ -25,7 +25,7 @@ const FLAGS: &str = "--connections 16";
 pub(crate) fn run(turns: &Turns, json: Option<&Path>) -> io::Result<()> {
     let rounds = *turns.rounds.start();
     let _alone = be_alone()?;
-    let command = bare_loop(1)?;
+    let command = Bare::Epoll(1).command()?;
     let flags = RATES_PER_S.map(|rate| format!("{FLAGS} --rate {rate}"));
     let mut of_rates = RATES_PER_S.map(|_| Vec::new());
     for round in 1..=rounds {
