@@ -93,6 +93,8 @@ pub struct EngineInfo {
     pub options: &'static [&'static str],
     /// How many clients it serves at once.
     pub at_once: AtOnce,
+    /// Whether it makes processes: then nothing else in this one may start a thread.
+    pub forks: bool,
 }
 
 /// How many clients an engine serves at once.
@@ -134,6 +136,14 @@ impl Config {
             summary_path: summary_path.transpose()?,
             config_path: path.map(Path::to_owned),
         })
+    }
+
+    /// What is known of the engine.
+    ///
+    /// # Panics
+    /// If it is not among `engines`, the list that this was resolved with.
+    pub fn engine_info(&self, engines: &'static [EngineInfo]) -> &'static EngineInfo {
+        engines.iter().find(|engine| engine.name == self.engine).expect("it was resolved from this list")
     }
 
     /// The effective configuration as TOML, which `--config` takes again.

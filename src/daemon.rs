@@ -9,19 +9,19 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use log::{info, warn};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::Signals;
 
 use crate::cli::ServeArgs;
 use crate::clock::Clock;
 use crate::config::{self, Config, Limits};
-use crate::engine::{self, Command, ENGINES, Running, Served, Start};
+use crate::engine::{self, Command, ENGINES, Hearing, Running, Served, Start};
 use crate::error::Error;
 use crate::logging::Log;
 use crate::metrics::summary::Summary;
+use crate::net::children::{Signal, SignalFd};
 use crate::net::listener::Listener;
 use crate::net::os;
 
@@ -115,9 +115,16 @@ impl Daemon {
         self.engine.summary()
     }
 
-    /// Waits until the daemon has finished, after [`drain`](Daemon::drain) or [`stop`](Daemon::stop); the last summary.
+    /// Waits until the daemon has finished, after [`drain`](Daemon::drain) or [`stop`](Daemon::stop); the last summary. An
+    /// engine that makes processes does its work in here.
     pub fn join(&self) -> Summary {
-        self.engine.join();
+        self.engine.join(None);
+        self.engine.summary()
+    }
+
+    /// The same, and calls `hear` whenever `source` is readable: for an engine whose process has this one thread.
+    fn join_hearing(&self, source: BorrowedFd<'_>, hear: &mut dyn FnMut()) -> Summary {
+        self.engine.join(Some(Hearing { source, hear }));
         self.engine.summary()
     }
 }
@@ -137,9 +144,9 @@ fn lower_to(limits: &mut Limits, most_sessions: usize) {
 /// # Errors
 /// What kept it from starting, or the summary file that could not be written.
 pub fn serve(args: &ServeArgs, config: Config, log: &Log) -> Result<(), Error> {
-    // Registered first: a signal that comes during the start is carried out after it.
-    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
-        .map_err(|reason| Error::resource("receive signals", reason))?;
+    // Blocked first, for all threads to come: a signal that comes during the start is carried out after it.
+    let signals = SignalFd::new(&[Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1]);
+    let signals = signals.map_err(|reason| Error::resource("receive signals", reason))?;
     // Opened first too: a summary that cannot be written is better known before a week's run than after it.
     let summary_file = config.summary_path.as_deref().map(open_summary).transpose()?;
     let daemon = Arc::new(Daemon::start(&config)?);
@@ -149,12 +156,25 @@ pub fn serve(args: &ServeArgs, config: Config, log: &Log) -> Result<(), Error> {
         printed => printed.map_err(|reason| Error::Output { target: "standard output".to_owned(), reason })?,
     }
     let summary_path = config.summary_path.clone();
-    let handler = SignalHandler { daemon: Arc::clone(&daemon), args: args.clone(), config, log: log.clone() };
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || handler.run(signals))
-        .map_err(|reason| Error::resource("start the thread for signals", reason))?;
-    let mut summary = daemon.join();
+    let forks = config.engine_info(ENGINES).forks;
+    let mut handler = SignalHandler {
+        daemon: Arc::clone(&daemon),
+        args: args.clone(),
+        config,
+        log: log.clone(),
+        signals: Arc::new(signals),
+        is_draining: false,
+    };
+    let mut summary = if forks {
+        let signals = Arc::clone(&handler.signals);
+        daemon.join_hearing(signals.as_fd(), &mut || handler.handle())
+    } else {
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || handler.run())
+            .map_err(|reason| Error::resource("start the thread for signals", reason))?;
+        daemon.join()
+    };
     summary.log_lines_dropped = log.dropped_lines();
     log.print(&summary);
     if let (Some(mut file), Some(path)) = (summary_file, summary_path) {
@@ -186,32 +206,42 @@ fn print_ready(listening: &[Listening]) -> io::Result<()> {
     out.flush()
 }
 
-/// The thread that waits for signals, so that no hot thread ever does more than look at a queue of commands.
+/// Carries signals out. They come by a descriptor: to a thread that waits for nothing else, so that no hot thread ever does
+/// more than look at a queue of commands; or to the one thread of a process that forks, between other things.
 struct SignalHandler {
     daemon: Arc<Daemon>,
     args: ServeArgs,
     config: Config,
     log: Log,
+    signals: Arc<SignalFd>,
+    is_draining: bool,
 }
 
 impl SignalHandler {
-    fn run(mut self, mut signals: Signals) {
-        let mut draining = false;
-        for signal in signals.forever() {
+    fn run(mut self) {
+        loop {
+            os::wait_for_input(self.signals.as_fd());
+            self.handle();
+        }
+    }
+
+    /// Carries out what has come.
+    fn handle(&mut self) {
+        while let Some(signal) = self.signals.read().expect("a signal descriptor can be read") {
             match signal {
-                SIGTERM | SIGINT if draining => {
+                Signal::TERM | Signal::INT if self.is_draining => {
                     info!("a second signal: stopping at once");
                     self.daemon.stop();
                 }
-                SIGTERM | SIGINT => {
+                Signal::TERM | Signal::INT => {
                     info!(
                         "draining, at most {:?}; another signal stops at once",
                         self.config.settings.limits.drain_timeout
                     );
-                    draining = true;
+                    self.is_draining = true;
                     self.daemon.drain();
                 }
-                SIGUSR1 => {
+                Signal::USR1 => {
                     let mut summary = self.daemon.summary();
                     summary.log_lines_dropped = self.log.dropped_lines();
                     self.log.print(summary);

@@ -1,6 +1,9 @@
 //! The log: `env_logger` makes the line on the calling thread, a bounded queue and one thread take it to stderr.
 //!
-//! A stopped reader of stderr blocks only that thread. When the queue is full a line is dropped and counted, and when
+//! A process that forks must have one thread: there the queue is drained by the loop of that thread, as far as stderr takes
+//! it without waiting ([`drain`]), and the writer's thread is never started.
+//!
+//! A stopped reader of stderr blocks only the writer. When the queue is full a line is dropped and counted, and when
 //! the writer has caught up it says how many. Nothing here decides what is worth a line.
 //!
 //! Invariants: *never-blocks*: a thread that logs waits for no reader of stderr; only [`Log::flush`] waits, and no
@@ -12,13 +15,15 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use env_logger::{Builder, Target, WriteStyle};
 use log::LevelFilter;
+
+use crate::net::os;
 
 /// Lines that wait for the writer: a burst of one line per session of a busy second, at some hundred bytes each.
 pub const QUEUE_LINES: usize = 1_024;
@@ -31,6 +36,27 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Log {
     queue: Sender<Entry>,
     dropped: Arc<AtomicU64>,
+    /// The other end of the queue, until the writer's thread takes it.
+    inline: Arc<Mutex<Option<Inline>>>,
+}
+
+static LOG: OnceLock<Log> = OnceLock::new();
+
+/// Takes what was logged so far to stderr, as far as that takes it without waiting; what is left stays in the queue. Only
+/// where the writer has no thread.
+pub fn drain() {
+    if let Some(log) = LOG.get() {
+        log.drain(Duration::ZERO);
+    }
+}
+
+/// Forgets what was logged and not written: for a child process, whose parent writes it.
+pub fn forget() {
+    if let Some(inline) = LOG.get().and_then(|log| log.inline().take()) {
+        inline.entries.try_iter().for_each(drop);
+        let kept = Inline { unwritten: Vec::new(), ..inline };
+        *LOG.get().expect("it was there above").inline() = Some(kept);
+    }
 }
 
 enum Entry {
@@ -41,16 +67,40 @@ enum Entry {
 }
 
 impl Log {
-    /// Starts the writer and makes this the log of the process: the level is that of `MAITRED_LOG`, else of `RUST_LOG`,
-    /// else info. Called again, it returns the same log.
+    /// Makes this the log of the process: the level is that of `MAITRED_LOG`, else of `RUST_LOG`, else info. Called again,
+    /// it returns the same log. Until [`start_writer`](Log::start_writer), lines wait for a flush or a [`drain`].
     pub fn start() -> Log {
-        static LOG: OnceLock<Log> = OnceLock::new();
         LOG.get_or_init(|| {
-            let log = Log::with_sink(stderr());
+            let (queue, entries) = bounded(QUEUE_LINES);
+            let inline = Inline { entries, unwritten: Vec::new(), reported: 0 };
+            let log = Log { queue, dropped: Arc::default(), inline: Arc::new(Mutex::new(Some(inline))) };
             log.install();
             log
         })
         .clone()
+    }
+
+    /// Gives the writing to a thread of its own; from now on it waits for nobody but that thread's patience.
+    pub fn start_writer(&self) {
+        if let Some(Inline { entries, reported, .. }) = self.inline().take() {
+            self.start_writer_on(entries, stderr(), reported);
+        }
+    }
+
+    fn start_writer_on(&self, entries: Receiver<Entry>, sink: impl Write + Send + 'static, reported: u64) {
+        let writer = Writer { entries, sink, dropped: Arc::clone(&self.dropped), reported };
+        let spawned = thread::Builder::new().name("log".to_owned()).spawn(|| writer.run());
+        // Without its thread the queue is disconnected and each line counts as dropped: no reason not to serve.
+        drop(spawned);
+    }
+
+    fn inline(&self) -> MutexGuard<'_, Option<Inline>> {
+        self.inline.lock().expect("no thread panics while it holds this lock")
+    }
+
+    /// Whether all was written within `patience`. True where a thread writes.
+    fn drain(&self, patience: Duration) -> bool {
+        self.inline().as_mut().is_none_or(|inline| inline.drain(&self.dropped, patience))
     }
 
     /// Lines that were dropped because the queue was full or stderr could not be written.
@@ -70,20 +120,21 @@ impl Log {
     /// Waits until everything logged so far has been written, at most for [`PATIENCE`]. Whether it has. To be called
     /// before the process exits.
     pub fn flush(&self) -> bool {
+        if self.inline().is_some() {
+            return self.drain(PATIENCE);
+        }
         let (written, wait) = bounded(1);
         // Half for a place in the queue, half for the writer to reach it.
         let queued = self.queue.send_timeout(Entry::Flush(written), PATIENCE / 2);
         queued.is_ok() && wait.recv_timeout(PATIENCE / 2).is_ok()
     }
 
+    #[cfg(test)]
     fn with_sink(sink: impl Write + Send + 'static) -> Log {
         let (queue, entries) = bounded(QUEUE_LINES);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let writer = Writer { entries, sink, dropped: Arc::clone(&dropped), reported: 0 };
-        let spawned = thread::Builder::new().name("log".to_owned()).spawn(|| writer.run());
-        // Without its thread the queue is disconnected and each line counts as dropped: no reason not to serve.
-        drop(spawned);
-        Log { queue, dropped }
+        let log = Log { queue, dropped: Arc::default(), inline: Arc::default() };
+        log.start_writer_on(entries, sink, 0);
+        log
     }
 
     fn install(&self) {
@@ -152,6 +203,49 @@ impl Write for Pipe {
     }
 }
 
+/// The writing without a thread: never waits longer than it may.
+struct Inline {
+    entries: Receiver<Entry>,
+    /// What stderr has not taken yet of the entry before.
+    unwritten: Vec<u8>,
+    /// Dropped lines that a line has told of.
+    reported: u64,
+}
+
+/// What a pipe takes whole once it takes anything (`PIPE_BUF`).
+const PIECE: usize = 4_096;
+
+impl Inline {
+    fn drain(&mut self, dropped: &AtomicU64, patience: Duration) -> bool {
+        let mut stderr = stderr();
+        loop {
+            while !self.unwritten.is_empty() {
+                if !os::takes_output(io::stderr().as_fd(), patience) {
+                    return false;
+                }
+                let piece = self.unwritten.len().min(PIECE);
+                if stderr.write_all(&self.unwritten[..piece]).is_err() {
+                    dropped.fetch_add(count_lines(&self.unwritten), Ordering::Relaxed);
+                    self.reported = dropped.load(Ordering::Relaxed);
+                    self.unwritten.clear();
+                    break;
+                }
+                self.unwritten.drain(..piece);
+            }
+            let lost = dropped.load(Ordering::Relaxed) - self.reported;
+            match self.entries.try_recv() {
+                Ok(Entry::Lines(lines)) => self.unwritten = lines,
+                Ok(Entry::Flush(written)) => drop(written),
+                Err(_) if lost > 0 => {
+                    self.reported += lost;
+                    self.unwritten = format!("maitred: {lost} log lines dropped\n").into_bytes();
+                }
+                Err(_) => return true,
+            }
+        }
+    }
+}
+
 /// The thread that may block. Ends with the last handle of the log.
 struct Writer<W> {
     entries: Receiver<Entry>,
@@ -211,8 +305,6 @@ fn count_lines(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     /// A sink that writes nothing until its gate is opened, as a stopped reader of stderr.

@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("lib", &[]),
     ("load", &["cli", "clock", "config", "error", "logging", "metrics", "net", "random"]),
-    ("logging", &[]),
+    ("logging", &["net"]),
     ("main", &["cli", "config", "daemon", "engine", "error", "load", "logging"]),
     ("metrics", &["session::handler"]),
     ("net", &[]),
@@ -38,7 +38,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("hdrhistogram::", &["src/metrics/histogram.rs"]),
     ("base64::", &["src/metrics/histogram.rs"]),
     ("nix::", &["src/net/children.rs", "src/net/nudge.rs", "src/net/process.rs"]),
-    ("signal_hook::", &["src/daemon.rs", "src/load/interrupt.rs"]),
+    ("signal_hook::", &["src/load/interrupt.rs"]),
     ("clap::", &["src/cli.rs", "src/main.rs"]),
     ("Instant::now", &["src/clock.rs"]),
 ];

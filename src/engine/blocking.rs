@@ -19,25 +19,26 @@ use super::turns::Turns;
 use crate::clock::{Clock, TICK, ticks_since};
 use crate::net::nudge::{Interest, wait};
 use crate::session::TurnEnd;
+use crate::session::handler::Closed;
 use crate::session::state::Reasons;
 use crate::session::table::Ticks;
 
 /// How long a session waits before it asks again for memory that others hold: they do not know whom to tell.
 const MEMORY_PAUSE: Duration = Duration::from_millis(10);
 
-/// Serves the session until it ends; it is counted out by then. `speaks_first`: it has a turn before anything has come.
-pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, mut connection: Connection, speaks_first: bool) {
+/// Serves the session until it ends, and says how it did; the caller ends it.
+pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Connection) -> Closed {
     let now_tick = || Clock::tick_of(common.clock.now_ns());
     let tick = AtomicU32::new(now_tick());
     let ticks = Ticks { last_ready: AtomicU32::new(now_tick()), blocked: AtomicU32::new(0) };
-    let mut heard = common.orders.stage(common.clock.now_ns());
+    let mut heard = common.orders().stage(common.clock.now_ns());
     let mut reasons = Reasons::RESUME | heard.reasons();
-    if !speaks_first && heard.reasons().is_empty() {
-        reasons = wait_for(common, &connection, &ticks, now_tick());
+    if !connection.speaks_first && heard.reasons().is_empty() {
+        reasons = wait_for(common, connection, &ticks, now_tick());
     }
     loop {
         tick.store(now_tick(), Ordering::Relaxed);
-        let stage = common.orders.stage(common.clock.now_ns());
+        let stage = common.orders().stage(common.clock.now_ns());
         if stage > heard {
             heard = stage;
             reasons |= stage.reasons();
@@ -45,8 +46,8 @@ pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, mut connection: Conn
         if reasons.intersects(Reasons::READABLE | Reasons::WRITABLE | Reasons::READ_ON) {
             ticks.last_ready.store(tick.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        reasons = match turns.run(&mut connection, &ticks, reasons, &tick, None) {
-            TurnEnd::Closed(closed) => return turns.end(connection, closed),
+        reasons = match turns.run(connection, &ticks, reasons, &tick, None) {
+            TurnEnd::Closed(closed) => return closed,
             TurnEnd::Again => Reasons::RESUME,
             TurnEnd::Starved => {
                 turns.put_rings_away();
@@ -55,7 +56,7 @@ pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, mut connection: Conn
             }
             TurnEnd::Idle => {
                 turns.put_rings_away();
-                wait_for(common, &connection, &ticks, tick.load(Ordering::Relaxed))
+                wait_for(common, connection, &ticks, tick.load(Ordering::Relaxed))
             }
         };
     }
@@ -65,7 +66,7 @@ pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, mut connection: Conn
 fn wait_for(common: &Common, connection: &Connection, ticks: &Ticks, tick: u32) -> Reasons {
     let session = &connection.session;
     let interest = Interest { input: session.wants_input(), output: session.is_write_blocked() };
-    let orders = &common.orders;
+    let orders = common.orders();
     let left = |since: u32, limit: u32| limit.saturating_sub(ticks_since(tick, since));
     let idle_left = match connection.idle_exempt {
         true => u32::MAX,

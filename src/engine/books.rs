@@ -18,7 +18,12 @@ pub(super) struct Books<'a> {
     pub(super) stages: Vec<&'a StageRecorder>,
     /// Whether its fronts wait for the readiness of sessions.
     pub(super) polls_sessions: bool,
-    pub(super) buffer_bytes: usize,
+    /// Memory of all rings, where one process knows of all.
+    pub(super) buffer_bytes: Option<usize>,
+    /// Connections that others than the fronts have accepted.
+    pub(super) accepted_elsewhere: u64,
+    /// Sessions that are open now.
+    pub(super) open: u64,
 }
 
 impl<'a> Books<'a> {
@@ -28,7 +33,7 @@ impl<'a> Books<'a> {
 
     /// Connections taken off the backlogs.
     pub(super) fn accepted(&self) -> u64 {
-        self.desks().map(|counters| counters.accepted.read()).sum()
+        self.desks().map(|counters| counters.accepted.read()).sum::<u64>() + self.accepted_elsewhere
     }
 
     /// How many sessions ended in which way.
@@ -63,10 +68,11 @@ impl<'a> Books<'a> {
             workers: self.turns.len(),
             uptime_ns: self.common.clock.now_ns(),
             accepted: self.accepted(),
-            open: self.common.live() as u64,
+            open: self.open,
             closed: self.closed(),
-            buffer_bytes: self.buffer_bytes as u64,
+            buffer_bytes: self.buffer_bytes.map(|bytes| bytes as u64),
             estimates: None,
+            processes: None,
             batch_sizes: self.polls_sessions.then(|| {
                 let class = |class: usize| self.desks().map(|counters| counters.batch_sizes[class].read()).sum();
                 (0..BATCH_SIZES).map(class).collect()
@@ -93,7 +99,7 @@ impl<'a> Books<'a> {
     /// # Panics
     /// If accepted connections and ended ones do not balance: a bug.
     pub(super) fn check(&self) {
-        assert_eq!(self.common.live(), 0, "the fronts return when no connection is open");
+        assert_eq!((self.common.live(), self.open), (0, 0), "the fronts return when no connection is open");
         let ended: u64 = self.closed().iter().map(|(_, count)| count).sum();
         assert_eq!(self.accepted(), ended, "books-balance");
     }

@@ -20,13 +20,15 @@ use crate::config::{Limits, Settings};
 use crate::error::Error;
 use crate::metrics::counters::PollCounters;
 use crate::net::poller::Poller;
+use crate::net::shared::{Shared, Zeroed};
 use crate::session::state::Reasons;
 
 /// What the parts of an engine share.
 pub(super) struct Common {
     pub(super) settings: Settings,
     pub(super) clock: Clock,
-    pub(super) orders: Orders,
+    /// In memory that child processes share, for those engines that have some.
+    orders: Shared<Orders>,
     /// One for each front.
     pub(super) desks: Box<[Desk]>,
     /// Connections that were let in and have not ended. Written by fronts and by whoever ends sessions.
@@ -39,8 +41,8 @@ impl Common {
     /// With so many desks.
     pub(super) fn new(settings: Settings, clock: Clock, desks: usize) -> Result<Common, Error> {
         let desks = (0..desks).map(|_| Desk::new()).collect::<io::Result<_>>();
-        let orders = Orders::default();
-        orders.set_timeouts(&settings.limits);
+        let orders = Shared::<Orders>::new(1).map_err(|reason| Error::resource("share memory", reason))?;
+        orders[0].set_timeouts(&settings.limits);
         Ok(Common {
             settings,
             clock,
@@ -51,15 +53,20 @@ impl Common {
         })
     }
 
+    /// What every session is to know.
+    pub(super) fn orders(&self) -> &Orders {
+        &self.orders[0]
+    }
+
     /// Gives the orders, and tells every front to do its part.
     pub(super) fn tell(&self, command: &Command) {
         match command {
-            Command::Drain => self.orders.drain_from(self.clock.now_ns()),
+            Command::Drain => self.orders().drain_from(self.clock.now_ns()),
             Command::Stop => {
-                self.orders.drain_from(self.clock.now_ns());
-                self.orders.go_on_to(Stage::Killed);
+                self.orders().drain_from(self.clock.now_ns());
+                self.orders().go_on_to(Stage::Killed);
             }
-            Command::Limit(limits) => self.orders.set_timeouts(limits),
+            Command::Limit(limits) => self.orders().set_timeouts(limits),
         }
         self.desks.iter().for_each(|desk| desk.leave(Errand::Tell(command.clone())));
     }
@@ -121,7 +128,7 @@ pub(super) enum Stage {
 }
 
 /// What every session is to know. Written by a front or by whoever commands, read by all who run turns.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Orders {
     idle_ticks: AtomicU32,
     write_ticks: AtomicU32,
@@ -132,6 +139,10 @@ pub(super) struct Orders {
     /// tell it.
     over_ns: AtomicU64,
 }
+
+// SAFETY: atomics only, for which all zeroes is a value: nothing ordered yet.
+#[allow(unsafe_code, reason = "memory shared with child processes")]
+unsafe impl Zeroed for Orders {}
 
 impl Orders {
     pub(super) fn set_timeouts(&self, limits: &Limits) {

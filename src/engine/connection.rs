@@ -14,13 +14,16 @@ pub(super) struct Connection {
     pub(super) watches_output: bool,
     /// Whether the idle timeout spares it.
     pub(super) idle_exempt: bool,
+    /// Whether it has a turn before anything has come.
+    pub(super) speaks_first: bool,
 }
 
 impl Connection {
     /// A session that has not had its first turn, on the socket that has come.
     pub(super) fn begin(arrival: Arrival) -> Result<Connection, Refusal> {
         let session = Session::new(arrival.open()?);
-        Ok(Connection { session, socket: arrival.socket, watches_output: false, idle_exempt: arrival.idle_exempt })
+        let Arrival { socket, service, idle_exempt } = arrival;
+        Ok(Connection { session, socket, watches_output: false, idle_exempt, speaks_first: service.speaks_first() })
     }
 }
 

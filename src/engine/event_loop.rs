@@ -17,7 +17,7 @@ use super::crew::Crew;
 use super::front::{Floor, Front};
 use super::reactor::{Reactor, Sessions};
 use super::turns::Turns;
-use super::{Command, Entry, Running, Served, Start, carries_all};
+use super::{Command, Entry, Hearing, Running, Served, Start, carries_all};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
 use crate::metrics::counters::{Count, TurnCounters};
@@ -32,6 +32,7 @@ pub(super) const ENTRY: Entry = Entry {
         carries: carries_all,
         options: &["batch", "budget", "ring", "rearm", "stages", "pin"],
         at_once: AtOnce::Many,
+        forks: false,
     },
     start: |mut start| {
         let listeners = vec![std::mem::take(&mut start.listeners)];
@@ -106,7 +107,9 @@ impl Loops {
             turns: self.loops.iter().map(|one| &one.counters).collect(),
             stages: self.loops.iter().map(|one| &one.stages).collect(),
             polls_sessions: true,
-            buffer_bytes: self.loops.iter().map(|one| one.reactor.budget.made_bytes()).sum(),
+            buffer_bytes: Some(self.loops.iter().map(|one| one.reactor.budget.made_bytes()).sum()),
+            accepted_elsewhere: 0,
+            open: self.common.live() as u64,
         }
     }
 }
@@ -146,7 +149,7 @@ impl Running for Loops {
         self.books().summary()
     }
 
-    fn join(&self) {
+    fn join(&self, _hearing: Option<Hearing<'_>>) {
         self.crew.join();
         self.books().check();
     }

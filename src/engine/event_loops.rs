@@ -28,6 +28,7 @@ pub(super) const ENTRY: Entry = Entry {
         carries: carries_all,
         options: &["workers", "batch", "budget", "ring", "rearm", "stages", "pin", "placement"],
         at_once: AtOnce::Many,
+        forks: false,
     },
     start: |start| Ok(Box::new(start_loops(start)?)),
 };

@@ -134,6 +134,11 @@ impl<F: Floor> Front<F> {
         self.alarm_ns
     }
 
+    /// Sets the alarm for what the floor is due for; the first time for a floor that is to act before anybody comes.
+    pub(super) fn call_soon(&mut self) {
+        self.set_alarm();
+    }
+
     /// Whether nobody is here and nobody can come.
     pub(super) fn is_drained(&self) -> bool {
         self.common.is_over()
@@ -241,7 +246,7 @@ impl<F: Floor> Front<F> {
         if due(self.drain_over_ns, self.now_ns) {
             info!("the drain timeout has passed with {} sessions open; they are closed", self.common.live());
             self.drain_over_ns = None;
-            self.common.orders.go_on_to(Stage::Over);
+            self.common.orders().go_on_to(Stage::Over);
             self.floor.handle_stage(Stage::Over, self.now_ns);
         }
         self.alarm_ns = u64::MAX;
@@ -294,7 +299,7 @@ impl<F: Floor> Front<F> {
         for acceptor in self.acceptors.drain(..) {
             acceptor.close(&self.common.desks[self.number].poller);
         }
-        self.drain_over_ns = self.common.orders.over_ns();
+        self.drain_over_ns = self.common.orders().over_ns();
         self.floor.handle_stage(Stage::Draining, self.now_ns);
         self.set_alarm();
         self.common.close_one();

@@ -31,7 +31,7 @@ use super::front::Front;
 use super::parking::IdleStack;
 use super::reactor::{Reactor, Request, Sessions};
 use super::turns::Turns;
-use super::{Command, Entry, Running, Start, carries_all};
+use super::{Command, Entry, Hearing, Running, Start, carries_all};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
 use crate::metrics::counters::TurnCounters;
@@ -46,6 +46,7 @@ pub(super) const ENTRY: Entry = Entry {
         carries: carries_all,
         options: &["workers", "batch", "budget", "ring", "rearm", "stages", "pin"],
         at_once: AtOnce::Many,
+        forks: false,
     },
     start: |start| Ok(Box::new(LeaderFollowers::start(start)?)),
 };
@@ -114,7 +115,9 @@ impl LeaderFollowers {
             turns: self.shared.turn_counters.iter().collect(),
             stages: self.shared.stages.iter().collect(),
             polls_sessions: true,
-            buffer_bytes: self.shared.reactor.budget.made_bytes(),
+            buffer_bytes: Some(self.shared.reactor.budget.made_bytes()),
+            accepted_elsewhere: 0,
+            open: self.shared.common.live() as u64,
         }
     }
 }
@@ -226,7 +229,7 @@ impl Running for LeaderFollowers {
         summary
     }
 
-    fn join(&self) {
+    fn join(&self, _hearing: Option<Hearing<'_>>) {
         self.crew.join();
         self.books().check();
     }

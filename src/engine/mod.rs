@@ -19,6 +19,8 @@ mod leader_followers;
 mod parking;
 mod pool;
 pub mod prefork;
+mod process_per_connection;
+mod processes;
 mod reactor;
 pub mod scoreboard;
 mod serial;
@@ -26,6 +28,7 @@ mod thread_per_connection;
 mod timeouts;
 mod turns;
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::clock::Clock;
@@ -41,12 +44,14 @@ struct Entry {
     start: fn(Start) -> Result<Box<dyn Running>, Error>,
 }
 
-const ENTRIES: [Entry; 6] = [
+const ENTRIES: [Entry; 8] = [
     pool::ENTRY,
     leader_followers::ENTRY,
     event_loop::ENTRY,
     event_loops::ENTRY,
     thread_per_connection::ENTRY,
+    process_per_connection::ENTRY,
+    prefork::ENTRY,
     serial::ENTRY,
 ];
 
@@ -66,6 +71,15 @@ fn carries_all(_service: &str, scheme: Scheme) -> Result<(), &'static str> {
     match scheme {
         Scheme::Tcp => Ok(()),
         _ => Err("it carries tcp only"),
+    }
+}
+
+/// What an engine carries whose sessions are in processes of their own.
+fn carries_apart(service: &str, scheme: Scheme) -> Result<(), &'static str> {
+    match (service, scheme) {
+        ("chat", _) => Err("its sessions share no memory"),
+        (_, Scheme::Udp) => Err("a datagram has no connection to give to a process"),
+        _ => carries_all(service, scheme),
     }
 }
 
@@ -111,6 +125,14 @@ pub enum Command {
     Limit(Limits),
 }
 
+/// Something that the caller of [`Running::join`] must hear of meanwhile.
+pub struct Hearing<'a> {
+    /// Readable when there is something to hear.
+    pub source: BorrowedFd<'a>,
+    /// Hears it.
+    pub hear: &'a mut dyn FnMut(),
+}
+
 /// An engine at work.
 pub trait Running: Send + Sync {
     /// Tells the engine something; returns at once.
@@ -119,12 +141,13 @@ pub trait Running: Send + Sync {
     /// The counters now; any thread, any time.
     fn summary(&self) -> Summary;
 
-    /// Waits until the engine has finished, and checks its books.
+    /// Waits until the engine has finished, and checks its books. Meanwhile it hears what is to be heard, if it has the
+    /// process's one thread to itself; other engines leave that to a thread of the caller's.
     ///
     /// # Panics
     /// If accepted sessions and ended ones do not balance: a bug. (A panic in a thread of the engine, outside of a
     /// service's code, ends the process.)
-    fn join(&self);
+    fn join(&self, hearing: Option<Hearing<'_>>);
 }
 
 /// Starts the engine of this name.

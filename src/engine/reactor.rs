@@ -227,7 +227,7 @@ impl Sessions {
     }
 
     fn shortest_timeout_ticks(&self) -> u32 {
-        let orders = &self.reactor.common.orders;
+        let orders = self.reactor.common.orders();
         orders.idle_ticks().min(orders.write_ticks()).min(LONGEST_VISIT)
     }
 }
@@ -250,7 +250,7 @@ impl Floor for Sessions {
         // Events of the new key can only be collected by this thread, in a later wait.
         vacancy.fill(Connection::begin(arrival)?, tick);
         // One that was on its way from another front when the drain began hears of it here.
-        let stage = reactor.common.orders.stage(now_ns);
+        let stage = reactor.common.orders().stage(now_ns);
         if speaks_first || stage != Stage::Open {
             let _ = self.schedule(key, Reasons::RESUME | stage.reasons(), now_ns);
         }
@@ -306,7 +306,7 @@ impl Floor for Sessions {
     fn handle_due(&mut self, now_ns: u64) {
         let reactor = Arc::clone(&self.reactor);
         let tick = Clock::tick_of(now_ns);
-        let (idle_ticks, write_ticks) = (reactor.common.orders.idle_ticks(), reactor.common.orders.write_ticks());
+        let (idle_ticks, write_ticks) = (reactor.common.orders().idle_ticks(), reactor.common.orders().write_ticks());
         let mut overdue = Vec::new();
         self.wheel.advance(tick, |index| {
             reactor.desk().counters.timer_visits.add(1);

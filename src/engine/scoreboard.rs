@@ -40,6 +40,9 @@ pub use slot::{Own, Reading, State};
 /// [`own`](Scoreboard::own) on the copy that it has inherited.
 pub struct Scoreboard {
     slots: Shared<Slot>,
+    /// Slots that were vacated, the last one first; those from `unused` on were never taken.
+    vacated: Vec<usize>,
+    unused: usize,
     /// What the children that were reaped have done. The parent's own memory.
     retired: Retired,
 }
@@ -94,13 +97,20 @@ impl Scoreboard {
     /// # Errors
     /// When there is no memory left.
     pub fn new(most_children: usize) -> io::Result<Scoreboard> {
-        Ok(Scoreboard { slots: Shared::new(most_children)?, retired: Retired::default() })
+        Ok(Scoreboard {
+            slots: Shared::new(most_children)?,
+            vacated: Vec::new(),
+            unused: 0,
+            retired: Retired::default(),
+        })
     }
 
     /// Sets a slot aside for a child that is about to be forked: it is starting from now on. None if all are taken.
     #[must_use]
     pub fn take(&mut self) -> Option<usize> {
-        let index = self.slots.iter().position(|slot| slot.state(0) == State::Vacant)?;
+        let index = self.vacated.pop().or_else(|| (self.unused < self.slots.len()).then_some(self.unused))?;
+        self.unused = self.unused.max(index + 1);
+        assert_eq!(self.slots[index].state(0), State::Vacant, "one-writer: a slot that is taken was given back");
         self.slots[index].take();
         Some(index)
     }
@@ -115,8 +125,14 @@ impl Scoreboard {
         self.slots[index].told_to_leave.store(1, Ordering::Relaxed);
     }
 
+    /// Takes the slot back, with what was counted there, of a child that could not be made.
+    pub fn cancel(&mut self, index: usize) {
+        self.slots[index].vacate();
+        self.vacated.push(index);
+    }
+
     /// The slot for its one writer: in the child; or in the parent before the fork, to count a session that it has
-    /// accepted for the child, or to end it when the fork has failed.
+    /// accepted for the child.
     pub fn own(&self, index: usize) -> Own<'_> {
         Own(&self.slots[index])
     }
@@ -134,7 +150,7 @@ impl Scoreboard {
             // INVARIANT books-balance: those that were lost are among the ended, so that nothing of them is open.
             ..Tally::default()
         };
-        for slot in self.slots.iter() {
+        for slot in &self.slots[..self.unused] {
             let reading = slot.read(now_ns);
             match reading.state {
                 State::Vacant => continue,
@@ -152,13 +168,13 @@ impl Scoreboard {
 
     /// Sessions ended in this way, by the children there are and by those that are gone.
     pub fn closed(&self, closed: Closed) -> u64 {
-        let slots = self.slots.iter().map(|slot| slot.turns.closed[closed as usize].read()).sum::<u64>();
+        let slots = self.slots[..self.unused].iter().map(|slot| slot.turns.closed[closed as usize].read()).sum::<u64>();
         slots + self.retired.turns.closed[closed as usize].read()
     }
 
     /// The counters of the children that there are, by slot.
     pub fn turns(&self) -> impl Iterator<Item = (usize, &TurnCounters)> {
-        self.slots
+        self.slots[..self.unused]
             .iter()
             .enumerate()
             .filter(|(_, slot)| slot.state(0) != State::Vacant)
@@ -189,6 +205,7 @@ impl Scoreboard {
         retired.turns.closed[Closed::Killed as usize].add(lost);
         slot.turns.move_to(&retired.turns);
         slot.vacate();
+        self.vacated.push(index);
         Left { state: reading.state, accepted: reading.accepted, lost }
     }
 }

@@ -19,7 +19,7 @@ use super::connection::Connection;
 use super::crew::Crew;
 use super::front::{Arrival, Floor, Front, Refusal};
 use super::turns::Turns;
-use super::{Command, Entry, Running, Start, carries_one_by_one};
+use super::{Command, Entry, Hearing, Running, Start, carries_one_by_one};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
 use crate::metrics::counters::TurnCounters;
@@ -36,6 +36,7 @@ pub(super) const ENTRY: Entry = Entry {
         carries: carries_one_by_one,
         options: &["budget", "ring", "stages", "pin"],
         at_once: AtOnce::One,
+        forks: false,
     },
     start: |start| Ok(Box::new(Serial::start(start)?)),
 };
@@ -88,7 +89,9 @@ impl Serial {
             turns: vec![&self.shared.counters],
             stages: vec![&self.shared.stages],
             polls_sessions: false,
-            buffer_bytes: self.shared.budget.made_bytes(),
+            buffer_bytes: Some(self.shared.budget.made_bytes()),
+            accepted_elsewhere: 0,
+            open: self.shared.common.live() as u64,
         }
     }
 }
@@ -106,9 +109,10 @@ struct Client {
 impl Floor for Client {
     fn admit(&mut self, arrival: Arrival, _now_ns: u64) -> Result<Option<u64>, Refusal> {
         let Shared { common, budget, counters, stages } = &*self.shared;
-        let speaks_first = arrival.service.speaks_first();
         let mut turns = Turns::new(common, budget, counters, stages).keeping_none();
-        serve(common, &mut turns, Connection::begin(arrival)?, speaks_first);
+        let mut connection = Connection::begin(arrival)?;
+        let closed = serve(common, &mut turns, &mut connection);
+        turns.end(connection, closed);
         Ok(None)
     }
 
@@ -128,7 +132,7 @@ impl Running for Serial {
         self.books().summary()
     }
 
-    fn join(&self) {
+    fn join(&self, _hearing: Option<Hearing<'_>>) {
         self.crew.join();
         self.shared.budget.empty_shelf();
         self.books().check();

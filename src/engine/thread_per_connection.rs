@@ -23,7 +23,7 @@ use super::connection::Connection;
 use super::crew::{Crew, or_abort};
 use super::front::{Arrival, Floor, Front, Refusal};
 use super::turns::Turns;
-use super::{Command, Entry, Running, Start, carries_all};
+use super::{Command, Entry, Hearing, Running, Start, carries_all};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
 use crate::metrics::counters::TurnCounters;
@@ -41,6 +41,7 @@ pub(super) const ENTRY: Entry = Entry {
         carries: carries_all,
         options: &["budget", "ring", "stages"],
         at_once: AtOnce::Many,
+        forks: false,
     },
     start: |start| Ok(Box::new(ThreadPerConnection::start(start)?)),
 };
@@ -137,7 +138,9 @@ impl ThreadPerConnection {
             turns: places.iter().map(|place| &place.counters).collect(),
             stages: places.iter().map(|place| &place.stages).collect(),
             polls_sessions: false,
-            buffer_bytes: self.shared.budget.made_bytes(),
+            buffer_bytes: Some(self.shared.budget.made_bytes()),
+            accepted_elsewhere: 0,
+            open: self.shared.common.live() as u64,
         })
     }
 }
@@ -149,15 +152,15 @@ struct Threads {
 
 impl Floor for Threads {
     fn admit(&mut self, arrival: Arrival, _now_ns: u64) -> Result<Option<u64>, Refusal> {
-        let speaks_first = arrival.service.speaks_first();
-        let connection = Connection::begin(arrival)?;
+        let mut connection = Connection::begin(arrival)?;
         let (shared, place) = (Arc::clone(&self.shared), self.shared.take_place());
         let own = Arc::clone(&place);
         let body = move || {
             or_abort(|| {
                 own.set_sleeper(Some(Sleeper::current()));
                 let mut turns = Turns::new(&shared.common, &shared.budget, &own.counters, &own.stages).keeping_none();
-                serve(&shared.common, &mut turns, connection, speaks_first);
+                let closed = serve(&shared.common, &mut turns, &mut connection);
+                turns.end(connection, closed);
                 own.set_sleeper(None);
                 shared.give_place_back(own);
             });
@@ -192,7 +195,7 @@ impl Running for ThreadPerConnection {
         self.with_books(|books| books.summary_of_many())
     }
 
-    fn join(&self) {
+    fn join(&self, _hearing: Option<Hearing<'_>>) {
         self.crew.join();
         self.shared.budget.empty_shelf();
         self.with_books(|books| books.check());

@@ -17,6 +17,7 @@ use super::connection::Connection;
 use crate::clock::ticks_since;
 use crate::metrics::counters::TurnCounters;
 use crate::metrics::stages::StageRecorder;
+use crate::net::socket::Socket;
 use crate::session::buffer::{Budget, Leases};
 use crate::session::handler::Closed;
 use crate::session::state::Reasons;
@@ -145,20 +146,25 @@ impl<'a> Turns<'a> {
         Turn { end, moved: heard || tally.written_bytes > 0 }
     }
 
-    /// Ends a session whose key, if it had one, is stale by now: drops it, then its socket, which takes it out of the
-    /// poller. The last act of all is to count it out.
+    /// Ends a session whose key, if it had one, is stale by now: drops it, counts it, drops its socket, which takes it out
+    /// of the poller. The last act of all is to count it out.
     pub(super) fn end(&mut self, connection: Connection, closed: Closed) {
-        let Connection { mut session, socket, .. } = connection;
-        session.release(&mut self.leases);
-        let dropped = catch_unwind(AssertUnwindSafe(|| drop(session)));
-        let closed = if dropped.is_ok() { closed } else { Closed::Panicked };
+        let (closed, socket) = self.finish(connection, closed);
         self.counters.closed[closed as usize].add(1);
-        if self.keeps_none {
-            self.put_rings_away();
-        }
         // Who sees the end of the connection finds it counted.
         drop(socket);
         self.common.leave();
+    }
+
+    /// Drops a session and says how it ended in the end. The caller counts it, and then drops its socket.
+    pub(super) fn finish(&mut self, connection: Connection, closed: Closed) -> (Closed, Socket) {
+        let Connection { mut session, socket, .. } = connection;
+        session.release(&mut self.leases);
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(session)));
+        if self.keeps_none {
+            self.put_rings_away();
+        }
+        (if dropped.is_ok() { closed } else { Closed::Panicked }, socket)
     }
 }
 
@@ -169,9 +175,9 @@ fn poll_overdue(common: &Common, connection: &Connection, ticks: &Ticks, tick: &
     let blocked = ticks.blocked.load(Ordering::Relaxed);
     let tick = tick.load(Ordering::Acquire);
     let is_over = |since: u32, limit_ticks: u32| ticks_since(tick, since) >= limit_ticks;
-    if blocked != 0 && is_over(blocked, common.orders.write_ticks()) {
+    if blocked != 0 && is_over(blocked, common.orders().write_ticks()) {
         Some(if connection.session.is_lingering() { Closed::Finished } else { Closed::WriteTimeout })
-    } else if !connection.idle_exempt && is_over(last_ready, common.orders.idle_ticks()) {
+    } else if !connection.idle_exempt && is_over(last_ready, common.orders().idle_ticks()) {
         Some(Closed::IdleTimeout)
     } else {
         None

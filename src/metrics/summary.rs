@@ -30,11 +30,15 @@ pub struct Summary {
     /// Sessions ended, by way. Accepted = open + the sum of these, once nothing moves.
     #[serde(serialize_with = "as_map")]
     pub closed: Vec<(&'static str, u64)>,
-    /// Memory of all rings in existence.
-    pub buffer_bytes: u64,
+    /// Memory of all rings in existence, where one process has all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub buffer_bytes: Option<u64>,
     /// What the wake rule goes by, where there is one.
     #[serde(flatten)]
     pub estimates: Option<Estimates>,
+    /// The child processes, where there are some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processes: Option<ProcessSummary>,
     /// Polls by the events they brought: none, 1, 2 to 3, 4 to 7, and so on; the last class holds all from 1,024. Absent
     /// where sessions are not polled for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,6 +58,23 @@ pub struct Summary {
     pub service_stage: Option<StageSummary>,
     /// Log lines that found no room.
     pub log_lines_dropped: u64,
+}
+
+/// The child processes of an engine.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProcessSummary {
+    /// Made and not ready yet.
+    pub starting: usize,
+    /// Without a session.
+    pub idle: usize,
+    /// With one.
+    pub busy: usize,
+    /// Told to end.
+    pub leaving: usize,
+    /// Of the busy ones, those that answer no nudge.
+    pub hanging: usize,
+    /// Ended so far.
+    pub ended: u64,
 }
 
 /// What a wake rule has learnt of the last moments.
@@ -158,14 +179,19 @@ impl fmt::Display for Summary {
         for (name, count) in self.closed.iter().filter(|(_, count)| *count > 0) {
             write!(out, "  {name} {count}")?;
         }
-        write!(out, "\nbuffers    {} bytes of rings", self.buffer_bytes)?;
+        writeln!(out)?;
+        if let Some(bytes) = self.buffer_bytes {
+            write!(out, "buffers    {bytes} bytes of rings")?;
+        }
         if let Some(Estimates { worker_turn_ns, poller_turn_ns, wake_cost_ns }) = &self.estimates {
             write!(
                 out,
                 "   of late a worker's turn {worker_turn_ns} ns  the poller's {poller_turn_ns} ns  a wake {wake_cost_ns} ns"
             )?;
         }
-        writeln!(out)?;
+        if self.buffer_bytes.is_some() {
+            writeln!(out)?;
+        }
         let poller = &self.poller;
         if let Some(polls) = poller.polls {
             write!(out, "poller     polls {polls}")?;
@@ -180,6 +206,10 @@ impl fmt::Display for Summary {
             write_known(out, &[("full", poller.full_queue_waits), ("wakes", poller.wakes)])?;
             write_known(out, &[("wakes for long turns", poller.long_turn_wakes), ("assisted", poller.assisted)])?;
             writeln!(out)?;
+        }
+        if let Some(ProcessSummary { starting, idle, busy, leaving, hanging, ended }) = &self.processes {
+            write!(out, "processes  busy {busy}  idle {idle}  starting {starting}  leaving {leaving}")?;
+            writeln!(out, "  hanging {hanging}  ended {ended}")?;
         }
         write!(out, "accepting")?;
         write_known(out, &[("turned away", poller.turned_away), ("pauses", poller.accept_pauses)])?;

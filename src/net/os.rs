@@ -1,9 +1,14 @@
 //! The machine: processors, descriptor limits, timer slack.
 
 use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use super::retry;
 
 /// The processors that this process may use, by number.
 pub fn processors() -> Vec<usize> {
@@ -32,6 +37,19 @@ pub fn raise_descriptor_limit() -> usize {
 /// Descriptors that this process has open.
 pub fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1))
+}
+
+/// Waits until the descriptor is readable.
+pub fn wait_for_input(descriptor: BorrowedFd<'_>) {
+    let ready = retry(|| poll(&mut [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)], None));
+    assert!(ready.is_ok(), "a descriptor of ours can be waited for: {ready:?}");
+}
+
+/// Whether the descriptor takes some output now, or within `patience`; also when writing would fail.
+pub fn takes_output(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
+    let timeout = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
+    let mut polled = [PollFd::from_borrowed_fd(descriptor, PollFlags::OUT)];
+    retry(|| poll(&mut polled, Some(&timeout))).is_ok_and(|ready| ready > 0)
 }
 
 /// Lets the kernel end this thread's timed waits on time, rather than up to 50 µs late to save power.

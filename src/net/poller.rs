@@ -133,6 +133,16 @@ impl Poller {
         self.add(source, Event::readable(key as usize), PollMode::Level)
     }
 
+    /// Watches a listener in level mode among others that watch it too, in this process or another: of all that wait, an
+    /// arrival wakes one or a few, and none that does not wait.
+    ///
+    /// # Errors
+    /// When the kernel has no memory for another watch.
+    pub fn watch_exclusive(&self, source: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE;
+        Ok(epoll::add(self.polling.as_fd(), source, epoll::EventData::new_u64(key), flags)?)
+    }
+
     /// Stops watching a descriptor; one that is about to be closed while a duplicate may be open.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ use super::front::Front;
 use super::parking::{IdleStack, Seat};
 use super::reactor::{Reactor, Sessions};
 use super::turns::Turns;
-use super::{Command, Entry, Running, Start, carries_all};
+use super::{Command, Entry, Hearing, Running, Start, carries_all};
 use crate::config::{AtOnce, EngineInfo, LowWater, Settings};
 use crate::error::Error;
 use crate::metrics::counters::TurnCounters;
@@ -57,6 +57,7 @@ pub(super) const ENTRY: Entry = Entry {
             "pin",
         ],
         at_once: AtOnce::Many,
+        forks: false,
     },
     start: |start| Ok(Box::new(Pool::start(start)?)),
 };
@@ -132,7 +133,9 @@ impl Shared {
             turns: self.turn_counters.iter().collect(),
             stages: self.stages.iter().collect(),
             polls_sessions: true,
-            buffer_bytes: self.reactor.budget.made_bytes(),
+            buffer_bytes: Some(self.reactor.budget.made_bytes()),
+            accepted_elsewhere: 0,
+            open: self.common.live() as u64,
         }
     }
 }
@@ -209,7 +212,7 @@ impl Running for Pool {
         summary
     }
 
-    fn join(&self) {
+    fn join(&self, _hearing: Option<Hearing<'_>>) {
         self.crew.join();
         assert_eq!(self.shared.queue.len(), 0, "a session in the queue lives");
         self.shared.books().check();
