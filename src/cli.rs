@@ -13,6 +13,7 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
 use crate::config::{self, default_of};
+use crate::engine::ENGINES;
 use crate::service::SERVICES;
 
 pub use self::load::LoadArgs;
@@ -303,9 +304,14 @@ fn listen_help() -> String {
         .to_owned()
 }
 
-/// The services and where they listen by default, from the registry, and how quantities and signals work.
+/// The engines, the services and where they listen by default, from the registries, and how quantities and signals
+/// work.
 fn serve_notes() -> String {
-    let mut notes = "Services:\n".to_owned();
+    let mut notes = "Engines:\n".to_owned();
+    for engine in ENGINES {
+        notes.push_str(&format!("  {:22} {}\n", engine.name, engine.about));
+    }
+    notes.push_str("\nServices:\n");
     for entry in SERVICES {
         let ports = entry.default_listeners.iter().map(|(scheme, port)| format!("{scheme}://127.0.0.1:{port}"));
         let ports = ports.collect::<Vec<_>>().join(" ");

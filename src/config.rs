@@ -48,6 +48,9 @@ pub struct Config {
     pub summary_path: Option<PathBuf>,
     /// Read by log lines of a reload: the file this came from. Default: none, and a reload changes nothing.
     pub config_path: Option<PathBuf>,
+    /// Read by `serve` at start, which says so in the log: settings that somebody gave and that this engine has no use
+    /// for. No error, since whoever compares engines gives all of them the same flags.
+    pub without_use: Vec<&'static str>,
 }
 
 /// One address, and the service that answers there.
@@ -89,7 +92,7 @@ pub struct EngineInfo {
     pub about: &'static str,
     /// Whether it carries this service on this scheme; if not, why.
     pub carries: fn(service: &str, scheme: Scheme) -> Result<(), &'static str>,
-    /// The settings that mean something to it, beside the limits: names as in `config/keys.rs`.
+    /// The settings that it has a use for, by their names in the file, beside the limits: every engine keeps those.
     pub options: &'static [&'static str],
     /// How many clients it serves at once.
     pub at_once: AtOnce,
@@ -97,12 +100,12 @@ pub struct EngineInfo {
     pub forks: bool,
 }
 
-/// How many clients an engine serves at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How many clients are served at once: by an engine, or for a test to make sense. `One < Many`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AtOnce {
-    /// The others wait in the kernel's backlog.
+    /// One; the others wait in the backlog until it has left.
     One,
-    /// As many as its limits allow.
+    /// As many as the limits let in.
     Many,
 }
 
@@ -135,6 +138,7 @@ impl Config {
             settings,
             summary_path: summary_path.transpose()?,
             config_path: path.map(Path::to_owned),
+            without_use: fields.without_use(engine),
         })
     }
 
@@ -199,6 +203,12 @@ pub(crate) fn setting_names() -> impl Iterator<Item = &'static str> {
     KEYS.iter().map(|key| key.name)
 }
 
+/// The names of those that every engine keeps.
+#[cfg(test)]
+pub(crate) fn limit_names() -> &'static [&'static str] {
+    keys::LIMITS
+}
+
 /// Everything that was given, the later overriding the earlier, with where it was given.
 struct Fields<'a> {
     path: Option<&'a Path>,
@@ -216,6 +226,13 @@ impl Fields<'_> {
             let problem = format!("{} is not an engine", keys::shown(&field.text));
             self.error(field, Unfit::new(problem, known.join(" or ")))
         })
+    }
+
+    /// The settings that were given and that this engine has no use for, each once, in the order of [`KEYS`].
+    fn without_use(&self, engine: &EngineInfo) -> Vec<&'static str> {
+        let is_used = |name: &str| keys::LIMITS.contains(&name) || engine.options.contains(&name);
+        let names = KEYS.iter().map(|key| key.name);
+        names.filter(|name| !is_used(name) && self.last(name).is_some()).collect()
     }
 
     fn settings(&self) -> Result<Settings, Error> {

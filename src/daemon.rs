@@ -149,6 +149,9 @@ pub fn serve(args: &ServeArgs, config: Config, log: &Log) -> Result<(), Error> {
     let signals = signals.map_err(|reason| Error::resource("receive signals", reason))?;
     // Opened first too: a summary that cannot be written is better known before a week's run than after it.
     let summary_file = config.summary_path.as_deref().map(open_summary).transpose()?;
+    if !config.without_use.is_empty() {
+        warn!("engine {} has no use for {}", config.engine, config.without_use.join(", "));
+    }
     let daemon = Arc::new(Daemon::start(&config)?);
     match print_ready(daemon.listening()) {
         // Whoever started it may have read as much as it wanted, or nothing: the clients are others.

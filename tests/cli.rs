@@ -1,10 +1,14 @@
 //! The program as a script sees it: arguments in; stdout, stderr and the exit code out. The daemon itself is not run.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{PipeWriter, Write};
 use std::process::{Command, Output, Stdio};
 
 use rustix::fs::OFlags;
+
+use maitred::config::EngineInfo;
+use maitred::engine::ENGINES;
 
 fn maitred(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_maitred"));
@@ -96,6 +100,55 @@ fn help_names_every_setting_with_its_default_and_every_service() {
     for entry in maitred::service::SERVICES {
         assert!(words.contains(&format!("{} {}", entry.name, entry.about)), "{} is missing in\n{help}", entry.name);
     }
+}
+
+/// The words between backticks.
+fn in_backticks(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn help_check_and_the_pages_name_exactly_the_engines_that_there_are() {
+    let registered: Vec<&str> = ENGINES.iter().map(|engine| engine.name).collect();
+
+    let (_, help, _) = run(&["serve", "--help"]);
+    let (_, rest) = help.split_once("\nEngines:\n").expect("the help lists engines");
+    let (listed, _) = rest.split_once("\n\n").expect("and then something else");
+    let expected = |engine: &EngineInfo| format!("{} {}", engine.name, engine.about);
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let expected: Vec<String> = ENGINES.iter().map(expected).collect();
+    assert_eq!(words(listed), expected.join(" "), "maitred serve --help");
+
+    let listener = ["--listen", "echo=tcp://127.0.0.1:0"];
+    let (code, _, message) = run(&[&["check", "--engine", "nobody"], &listener[..]].concat());
+    let expected = format!("maitred: --engine: nobody is not an engine; expected {}\n", registered.join(" or "));
+    assert_eq!((code, message), (2, expected));
+    for engine in &registered {
+        let (code, printed, _) = run(&[&["check", "--engine", engine], &listener[..]].concat());
+        assert_eq!((code, printed.lines().next()), (0, Some(format!("engine = \"{engine}\"").as_str())));
+    }
+
+    let readme = include_str!("../README.md");
+    let row = readme.lines().find(|line| line.starts_with("| `--engine` |")).expect("a row of the table");
+    assert_eq!(in_backticks(row.split('|').nth(2).expect("what it takes")), registered, "README.md, --engine");
+
+    // What is on one line is marked as a whole: those of today, then those to come.
+    let contract = include_str!("../design/contract.md");
+    let lines: Vec<&str> = contract.lines().skip_while(|line| !line.starts_with("--engine NAME")).collect();
+    let lines = lines.split(|line| line.starts_with("--workers")).next().expect("it has an end");
+    let text = lines.join(" ").replace("--engine NAME", "").replace("(default)", "").replace('|', " ");
+    let (today, to_come) = text.split_once("[today]").expect("a mark");
+    assert_eq!(today.split_whitespace().collect::<Vec<_>>(), registered, "design/contract.md, --engine [today]");
+    let to_come: Vec<&str> = to_come.split_whitespace().filter(|word| !["[to", "come]"].contains(word)).collect();
+
+    let mut lines = contract.lines().skip_while(|line| !line.starts_with("### Which engine carries which"));
+    let sentence = lines.find(|line| line.starts_with("Today ")).expect("who carries what today");
+    let (engines, _) = sentence.split_once(" carr").expect("they carry something");
+    assert_eq!(in_backticks(engines), registered, "design/contract.md, who carries what today");
+    let cells = lines.skip_while(|line| !line.starts_with("|---")).skip(1).take_while(|line| line.starts_with('|'));
+    let names = |line: &'static str| line.split('|').nth(1).expect("a cell").split(',').map(str::trim);
+    let in_table: BTreeSet<&str> = cells.flat_map(names).collect();
+    assert_eq!(in_table, registered.into_iter().chain(to_come).collect(), "design/contract.md, the table of engines");
 }
 
 #[test]

@@ -7,13 +7,34 @@ use std::time::Duration;
 use clap::Parser;
 
 use maitred::cli::{Args, Command, ServeArgs};
-use maitred::config::{self, Config, EngineInfo, Limits, LowWater, Rearm, Scheme, Wake, changes_needing_restart};
+use maitred::config::{
+    self, AtOnce, Config, EngineInfo, Limits, LowWater, Rearm, Scheme, Wake, changes_needing_restart,
+};
 use maitred::error::Error;
 
-/// Two engines, so that a configuration can name one that does not carry what it asks for.
+/// Engines, so that a configuration can name one that does not carry what it asks for, or has no use for it.
 const ENGINES: &[EngineInfo] = &[
-    EngineInfo { name: "pool", about: "carries everything", carries: |_, _| Ok(()) },
-    EngineInfo { name: "picky", about: "carries nothing", carries: |_, _| Err("it serves one client at a time") },
+    EngineInfo {
+        name: "pool",
+        about: "carries everything",
+        carries: |_, _| Ok(()),
+        options: &["workers", "queue", "spin", "ring", "pin"],
+        at_once: AtOnce::Many,
+    },
+    EngineInfo {
+        name: "picky",
+        about: "carries nothing",
+        carries: |_, _| Err("it serves one client at a time"),
+        options: &[],
+        at_once: AtOnce::One,
+    },
+    EngineInfo {
+        name: "plain",
+        about: "carries everything, and takes hardly a setting",
+        carries: |_, _| Ok(()),
+        options: &["ring"],
+        at_once: AtOnce::One,
+    },
 ];
 
 fn flags(line: &[&str]) -> ServeArgs {
@@ -119,7 +140,7 @@ fn wrong_files_are_named_with_line_key_and_what_was_expected() {
         ),
         ("rearm = \"level\"", "F:1: rearm: level is not known; expected edge or oneshot"),
         ("assist = \"yes\"", "F:1: assist: yes is not known; expected on or off"),
-        ("engine = \"pol\"", "F:1: engine: pol is not an engine; expected pool or picky"),
+        ("engine = \"pol\"", "F:1: engine: pol is not an engine; expected pool or picky or plain"),
         ("summary = \"\"", "F:1: summary: the path is empty; expected the path of a file"),
         // What does not fit together.
         (
@@ -217,7 +238,7 @@ fn wrong_flags_are_named_with_their_value() {
             "--idle-timeout: 99999999999999999999s is too large; expected off or a duration such as 250us, 10ms or 5s, \
              from 1ms to 86400s",
         ),
-        (&["--engine", "fast"], "--engine: fast is not an engine; expected pool or picky"),
+        (&["--engine", "fast"], "--engine: fast is not an engine; expected pool or picky or plain"),
         (
             &["--listen", "echo"],
             "--listen: echo is not a listener; expected SERVICE=SCHEME://ADDRESS[?key=value&…], as in \
@@ -303,6 +324,23 @@ fn without_flags_every_service_listens_on_loopback_as_far_as_the_engine_carries_
     }
     let error = resolve(&["--engine", "picky"]).err().expect("nothing is left to listen");
     assert_eq!(error.exit_code(), 2);
+}
+
+#[test]
+fn settings_that_the_engine_has_no_use_for_are_named_and_taken() {
+    let without_use = |line: &[&str]| resolve(line).expect("the flags are right").without_use;
+    let all = ["--pin", "--queue", "7", "--ring", "1KiB", "--max-connections", "9", "--idle-timeout", "1s"];
+    assert_eq!(without_use(&all), [""; 0]);
+    assert_eq!(without_use(&[&all[..], &["--engine", "plain"]].concat()), ["queue", "pin"]);
+    assert_eq!(without_use(&["--engine", "plain"]), [""; 0]);
+    assert_eq!(without_use(&["--engine", "plain", "--max-buffers", "1GiB", "--write-timeout", "1s"]), [""; 0]);
+
+    let in_file = "engine = \"plain\"\nspin = \"1ms\"\nworkers = 2\nring = \"1KiB\"\n";
+    let config = resolve_file(in_file, &["--workers", "3"]).expect("the file is right");
+    assert_eq!(config.without_use, ["workers", "spin"]);
+    assert_eq!(config.settings.workers, 3);
+    let config = resolve_file(in_file, &["--engine", "pool"]).expect("the flag overrides the file");
+    assert_eq!(config.without_use, [""; 0]);
 }
 
 #[test]

@@ -276,6 +276,11 @@ pub(super) const KEYS: &[Key] = &[
     },
 ];
 
+/// The settings that every engine keeps. Each of the others means something to the engines that name it in their
+/// `options`.
+pub(super) const LIMITS: &[&str] =
+    &["max_connections", "max_buffers", "idle_timeout", "write_timeout", "drain_timeout"];
+
 /// The setting of this name.
 pub(super) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)

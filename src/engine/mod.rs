@@ -32,7 +32,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::config::{EngineInfo, Limits, Scheme, Settings};
+use crate::config::{AtOnce, EngineInfo, Limits, Scheme, Settings};
 use crate::error::Error;
 use crate::metrics::summary::Summary;
 use crate::net::listener::Listener;
@@ -165,4 +165,30 @@ pub fn start(name: &str, start: Start) -> Result<Box<dyn Running>, Error> {
 /// Whether the turns of every service are bounded by the byte budget alone.
 fn all_brief(listeners: &[Served]) -> bool {
     listeners.iter().all(|served| served.service.pace() == Pace::Brief)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ENGINE, limit_names, setting_names};
+
+    #[test]
+    fn engines_have_a_use_for_settings_that_exist() {
+        for engine in ENGINES {
+            for option in engine.options {
+                let is_limit = limit_names().contains(option);
+                assert!(setting_names().any(|name| name == *option), "{}: {option} is no setting", engine.name);
+                assert!(!is_limit, "{}: every engine keeps {option}, which is a limit", engine.name);
+            }
+        }
+        assert!(limit_names().iter().all(|limit| setting_names().any(|name| name == *limit)));
+    }
+
+    #[test]
+    fn the_default_engine_is_the_first_and_names_are_unique() {
+        assert_eq!(ENGINES[0].name, ENGINE);
+        for (at, engine) in ENGINES.iter().enumerate() {
+            assert!(ENGINES[..at].iter().all(|other| other.name != engine.name), "{} is there twice", engine.name);
+        }
+    }
 }
