@@ -1,30 +1,50 @@
 //! The contract of every engine: one table of conversations over real sockets.
 //!
-//! Each conversation is held on every engine of the registry that carries the service, under each of [`SETTINGS`], and
-//! after each the daemon is drained and its books are checked. A new engine gets all of them by registering; a new
-//! service fails here until it has conversations. Faults that need a process of their own are in `faults.rs`.
+//! Each conversation is held with the program, on every engine of the registry that carries the service; after each the
+//! daemon is drained and its books are checked. A new engine gets all of them by registering; a new service fails here
+//! until it has conversations. A conversation that holds several clients at once is for the engines that serve [`Many`].
+//!
+//! Not every pair of conversation and settings is worth a process on every engine. All conversations are held at the
+//! defaults; those that are [`Core`], in which bytes, turns and ends go different ways, also under each other row of
+//! [`SETTINGS`] that the engine has a use for. On the default engine, the one with the most settings, all are.
+//!
+//! To hold them on one engine only: `MAITRED_TEST_ENGINE=pool cargo test --test engine_contract`; so also `faults`,
+//! `signals` and `faulty_services`, where the rest of the contract is.
 
 #[path = "support/client.rs"]
 mod client;
+#[path = "support/daemon.rs"]
+mod daemon;
+#[path = "support/engines.rs"]
+mod engines;
+#[path = "support/process.rs"]
+mod process;
 
 use std::io::Write;
 use std::net::SocketAddr;
 use std::thread;
 
-use maitred::config::{EngineInfo, Scheme};
-use maitred::engine::ENGINES;
+use maitred::config::AtOnce::{self, Many, One};
+use maitred::config::{ENGINE, EngineInfo, Scheme};
 use maitred::service::{self, SERVICES};
 
-use client::{Client, closed, config, drain, start, text};
+use client::{Client, text};
+use daemon::Daemon;
+use engines::{Told, engines, rows_for};
+use process::check_all;
 
-/// How the engine may be told to work; every conversation goes the same way under all of them.
+use Weight::{Core, Plain};
+
+/// How an engine may be told to work, the defaults first; every conversation goes the same way under all of them.
 const SETTINGS: &[&[&str]] = &[
     &[],
     &["--rearm", "oneshot"],
     &["--low-water", "off"],
     &["--wake", "each"],
     &["--workers", "1"],
+    &["--workers", "4"],
     &["--workers", "4", "--queue", "1"],
+    &["--ring", "1KiB"],
     &["--ring", "1KiB", "--budget", "1"],
     &["--assist", "off"],
     &["--stages", "on"],
@@ -33,6 +53,9 @@ const SETTINGS: &[&[&str]] = &[
 ];
 
 struct Conversation {
+    /// How many clients it holds at once.
+    at_once: AtOnce,
+    weight: Weight,
     service: &'static str,
     /// The listener's parameters.
     query: &'static str,
@@ -42,13 +65,22 @@ struct Conversation {
     talk: fn(SocketAddr) -> u64,
 }
 
+/// Whether it is held under other settings than the defaults, too.
+#[derive(Clone, Copy, PartialEq)]
+enum Weight {
+    Core,
+    Plain,
+}
+
 /// Makes each row a test of its name, and the list of services that have one.
 macro_rules! conversations {
-    ($($name:ident: $service:literal $query:literal $ends:expr, $talk:expr;)+) => {
+    ($($name:ident: $at_once:ident $weight:ident $service:literal $query:literal $ends:expr, $talk:expr;)+) => {
         $(
             #[test]
             fn $name() {
-                check(&Conversation { service: $service, query: $query, ends: $ends, talk: $talk });
+                check(&Conversation {
+                    at_once: $at_once, weight: $weight, service: $service, query: $query, ends: $ends, talk: $talk
+                });
             }
         )+
 
@@ -57,17 +89,17 @@ macro_rules! conversations {
 }
 
 conversations! {
-    echo_of_nothing_is_a_fin: "echo" "" FINISHED, |server| {
+    echo_of_nothing_is_a_fin: One Plain "echo" "" FINISHED, |server| {
         let mut client = Client::connect(server);
         client.finish();
         client.expect_end();
         1
     };
-    echo_of_one_byte: "echo" "" FINISHED, |server| say_and_finish(server, 1);
-    echo_of_a_small_message: "echo" "" FINISHED, |server| say_and_finish(server, 64);
-    echo_of_exactly_one_small_ring: "echo" "" FINISHED, |server| say_and_finish(server, 1 << 10);
-    echo_of_exactly_one_large_ring: "echo" "" FINISHED, |server| say_and_finish(server, 64 << 10);
-    echo_while_it_is_written: "echo" "" FINISHED, |server| {
+    echo_of_one_byte: One Plain "echo" "" FINISHED, |server| say_and_finish(server, 1);
+    echo_of_a_small_message: One Core "echo" "" FINISHED, |server| say_and_finish(server, 64);
+    echo_of_exactly_one_small_ring: One Plain "echo" "" FINISHED, |server| say_and_finish(server, 1 << 10);
+    echo_of_exactly_one_large_ring: One Core "echo" "" FINISHED, |server| say_and_finish(server, 64 << 10);
+    echo_while_it_is_written: One Core "echo" "" FINISHED, |server| {
         let mut client = Client::connect(server);
         let bytes = text(1 << 20, 0);
         let mut writer = client.0.try_clone().expect("a second handle");
@@ -79,7 +111,7 @@ conversations! {
         client.expect_end();
         1
     };
-    echo_to_requests_one_after_the_other: "echo" "" FINISHED, |server| {
+    echo_to_requests_one_after_the_other: One Plain "echo" "" FINISHED, |server| {
         let mut client = Client::connect(server);
         for len in 1..100 {
             client.echo(&text(len, len));
@@ -88,7 +120,7 @@ conversations! {
         client.expect_end();
         1
     };
-    echo_to_bytes_one_at_a_time: "echo" "" FINISHED, |server| {
+    echo_to_bytes_one_at_a_time: One Plain "echo" "" FINISHED, |server| {
         let mut client = Client::connect(server);
         let bytes = text(400, 1);
         for byte in bytes.chunks(1) {
@@ -102,7 +134,7 @@ conversations! {
         client.expect_end();
         1
     };
-    echo_around_urgent_data: "echo" "" FINISHED, |server| {
+    echo_around_urgent_data: One Core "echo" "" FINISHED, |server| {
         // The urgent byte itself is not in the stream; what follows it must not wait for more to come.
         let mut client = Client::connect(server);
         for _ in 0..50 {
@@ -114,7 +146,7 @@ conversations! {
         client.expect_end();
         1
     };
-    echo_after_a_half_close: "echo" "" FINISHED, |server| {
+    echo_after_a_half_close: One Core "echo" "" FINISHED, |server| {
         let mut client = Client::connect(server);
         let bytes = text(100_000, 2);
         client.send(&bytes);
@@ -123,7 +155,7 @@ conversations! {
         client.expect_end();
         1
     };
-    echo_to_pipelined_writes: "echo" "" FINISHED, |server| {
+    echo_to_pipelined_writes: One Core "echo" "" FINISHED, |server| {
         let mut client = Client::connect(server);
         let bytes = text(64 * 500, 3);
         for request in bytes.chunks(64) {
@@ -134,7 +166,7 @@ conversations! {
         client.expect_end();
         1
     };
-    echo_until_nul_ends_with_the_nul: "echo" "?terminator=nul" LEFT, |server| {
+    echo_until_nul_ends_with_the_nul: One Core "echo" "?terminator=nul" LEFT, |server| {
         let mut client = Client::connect(server);
         client.send(b"before\0after");
         client.expect(b"before\0");
@@ -143,14 +175,14 @@ conversations! {
         client.send(&text(10_000, 4));
         1
     };
-    echo_until_nul_at_once: "echo" "?terminator=nul" LEFT, |server| {
+    echo_until_nul_at_once: One Plain "echo" "?terminator=nul" LEFT, |server| {
         let mut client = Client::connect(server);
         client.send(b"\0\0after");
         client.expect(b"\0");
         client.expect_end();
         1
     };
-    echo_until_nul_across_writes: "echo" "?terminator=nul" LEFT, |server| {
+    echo_until_nul_across_writes: One Plain "echo" "?terminator=nul" LEFT, |server| {
         let mut client = Client::connect(server);
         let bytes = text(5_000, 5);
         client.echo(&bytes);
@@ -159,7 +191,7 @@ conversations! {
         client.expect_end();
         1
     };
-    echo_until_nul_without_a_nul: "echo" "?terminator=nul" FINISHED, |server| {
+    echo_until_nul_without_a_nul: One Plain "echo" "?terminator=nul" FINISHED, |server| {
         let mut client = Client::connect(server);
         let bytes = text(50_000, 6);
         client.send(&bytes);
@@ -168,7 +200,7 @@ conversations! {
         client.expect_end();
         1
     };
-    echo_to_three_hundred_clients: "echo" "" FINISHED, |server| {
+    echo_to_three_hundred_clients: Many Core "echo" "" FINISHED, |server| {
         let mut clients: Vec<Client> = (0..300).map(|_| Client::connect(server)).collect();
         let bytes = |client: usize, round: usize| text(1 + (client * 37 + round * 501) % 3_000, client + round);
         for round in 0..3 {
@@ -187,13 +219,16 @@ conversations! {
         }
         300
     };
-    clients_that_connect_and_leave: "echo" "" LEFT, |server| {
+    echo_to_one_hundred_clients_one_after_the_other: One Plain "echo" "" FINISHED, |server| {
+        (1..=100).map(|number| say_and_finish(server, number * 37)).sum()
+    };
+    clients_that_connect_and_leave: One Plain "echo" "" LEFT, |server| {
         for _ in 0..20 {
             drop(Client::connect(server));
         }
         say_and_finish(server, 64) + 20
     };
-    clients_that_reset_disturb_nobody: "echo" "" ANY, |server| {
+    clients_that_reset_disturb_nobody: Many Core "echo" "" ANY, |server| {
         thread::scope(|scope| {
             for number in 0..4 {
                 scope.spawn(move || {
@@ -214,7 +249,21 @@ conversations! {
         });
         34
     };
-    sessions_open_at_the_drain_are_answered: "echo" "" DRAINED, |server| {
+    clients_that_reset_do_not_keep_the_next_one_waiting: One Core "echo" "" ANY, |server| {
+        for round in 0..30 {
+            let mut client = Client::connect(server);
+            client.send(&text(round * 1_000, round));
+            client.reset();
+        }
+        say_and_finish(server, 64) + 30
+    };
+    a_session_open_at_the_drain_is_answered: One Core "echo" "" DRAINED, |server| {
+        let mut client = Client::connect(server);
+        client.echo(&text(100, 7));
+        std::mem::forget(client);
+        1
+    };
+    sessions_open_at_the_drain_are_answered: Many Core "echo" "" DRAINED, |server| {
         // Held until the process ends: the drain must not wait for these clients to leave.
         for number in 0..10 {
             let mut client = Client::connect(server);
@@ -239,46 +288,34 @@ fn say_and_finish(server: SocketAddr, len: usize) -> u64 {
     1
 }
 
-/// Holds the conversation on every engine that carries its service, under all settings.
+/// Holds the conversation on every engine that carries its service, under all settings, several at a time.
 fn check(conversation: &Conversation) {
     let entry = service::find(conversation.service).expect("the service is registered");
-    for engine in ENGINES {
-        for scheme in entry.schemes {
-            let scheme = Scheme::from_name(scheme).expect("services name schemes that exist");
-            if (engine.carries)(entry.name, scheme).is_ok() {
-                assert_eq!(scheme, Scheme::Tcp, "there are conversations over TCP only");
-                SETTINGS.iter().for_each(|settings| hold(conversation, engine, settings));
-            }
-        }
-    }
+    let is_carried = |engine: &EngineInfo| {
+        let schemes = entry.schemes.iter().map(|name| Scheme::from_name(name).expect("a scheme that exists"));
+        let carried: Vec<Scheme> = schemes.filter(|scheme| (engine.carries)(entry.name, *scheme).is_ok()).collect();
+        assert!(carried.iter().all(|scheme| *scheme == Scheme::Tcp), "there are conversations over TCP only");
+        !carried.is_empty()
+    };
+    let fitting = engines().into_iter().filter(|engine| is_carried(engine) && engine.at_once >= conversation.at_once);
+    let rows = fitting.flat_map(|engine| {
+        let is_under_all = conversation.weight == Core || engine.name == ENGINE;
+        let settings = if is_under_all { rows_for(engine, SETTINGS) } else { vec![SETTINGS[0]] };
+        settings.into_iter().map(move |settings| (engine, settings))
+    });
+    check_all(rows, |(engine, settings)| hold(conversation, engine, settings));
 }
 
 fn hold(conversation: &Conversation, engine: &EngineInfo, settings: &[&str]) {
-    let Conversation { service, query, ends, talk } = conversation;
+    let Conversation { service, query, ends, talk, .. } = conversation;
     let listener = format!("{service}=tcp://127.0.0.1:0{query}");
-    let shown = format!("{listener} on {} {}", engine.name, settings.join(" "));
-    let told = Told(&shown);
-    // A machine that is busy with other things must not end a session that waits for it.
-    let patience = ["--write-timeout", "1h", "--idle-timeout", "off"];
-    let named = ["--engine", engine.name, "--listen", &listener];
-    let (daemon, server) = start(&config(&[&named[..], &patience, settings].concat()));
-    let connections = talk(server);
-    let summary = drain(&daemon);
-    assert_eq!(summary.accepted, connections, "every connection was accepted");
-    let ended: u64 = ends.iter().map(|way| closed(&summary, way)).sum();
-    assert_eq!(ended, connections, "sessions end as {ends:?}: {:?}", summary.closed);
-    drop(told);
-}
-
-/// Says which conversation it was if the test panics.
-struct Told<'a>(&'a str);
-
-impl Drop for Told<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("in the conversation with {}", self.0);
-        }
-    }
+    let _told = Told(format!("in the conversation with {listener} on {} {}", engine.name, settings.join(" ")));
+    let daemon = Daemon::echo(engine.name, &[&["--listen", &listener][..], settings].concat());
+    let connections = talk(daemon.address());
+    let summary = daemon.drain();
+    assert_eq!(summary.accepted(), connections, "every connection was accepted");
+    let ended: u64 = ends.iter().map(|way| summary.closed(way)).sum();
+    assert_eq!(ended, connections, "sessions end as {ends:?}: {summary:?}");
 }
 
 #[test]

@@ -6,10 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Cursor;
-use std::panic::resume_unwind;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
-use std::thread;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -19,6 +16,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::process::Process;
+
+pub(crate) use crate::process::check_all;
 
 /// What a run takes unless its flags say otherwise. The grace ends as soon as all is answered.
 const SHORT: &[(&str, &str)] = &[("--duration", "300ms"), ("--warmup", "50ms"), ("--grace", "60s")];
@@ -61,22 +60,6 @@ pub(crate) fn start(command: &mut Command) -> Running {
     let file = |name: &str| File::create(output.path().join(name)).expect("a file in it");
     let process = Process::spawn(command.stdout(file("stdout")).stderr(file("stderr")));
     Running { process, output }
-}
-
-/// Checks the rows of a table side by side, a few at a time: what a run takes is mostly waiting. Not for tables whose
-/// figures depend on how much of the machine a run gets.
-pub(crate) fn check_all<Row: Send>(rows: impl IntoIterator<Item = Row>, check: impl Fn(Row) + Sync) {
-    const AT_ONCE: usize = 6;
-    let rows = Mutex::new(rows.into_iter().collect::<Vec<_>>().into_iter());
-    let next = || rows.lock().expect("no panic while held").next();
-    thread::scope(|scope| {
-        let threads: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(|| std::iter::from_fn(next).for_each(&check))).collect();
-        // All of them end; each has printed what it says of itself.
-        let panics: Vec<_> = threads.into_iter().filter_map(|thread| thread.join().err()).collect();
-        if let Some(panic) = panics.into_iter().next() {
-            resume_unwind(panic);
-        }
-    });
 }
 
 /// Runs it to its end.

@@ -1,12 +1,15 @@
-//! The program as a child: started, signalled, waited for, and never left behind.
+//! The program as a child: started, signalled, waited for, and never left behind, nor are its own children.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::panic::resume_unwind;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -32,7 +35,13 @@ impl Process {
     /// Starts it and waits until it is ready.
     #[track_caller]
     pub(crate) fn serve(flags: &[&str]) -> Process {
-        let mut process = Process::spawn(command(flags).stdout(Stdio::piped()).stderr(Stdio::piped()));
+        Process::spawn_until_ready(&mut command(flags))
+    }
+
+    /// Starts whatever prints ready lines, and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn spawn_until_ready(command: &mut Command) -> Process {
+        let mut process = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let lines = lines(process.child.stdout.take().expect("stdout is a pipe"));
         loop {
             let line = lines.recv_timeout(DEADLINE);
@@ -52,7 +61,7 @@ impl Process {
         if let Some(stderr) = child.stderr.take() {
             let messages = Arc::clone(&messages);
             let lines = lines(stderr);
-            std::thread::spawn(move || {
+            thread::spawn(move || {
                 for line in lines {
                     *messages.lock().expect("no panic while held") += &format!("{line}\n");
                 }
@@ -67,8 +76,32 @@ impl Process {
 
     /// Where its first listener is.
     pub(crate) fn address(&self) -> SocketAddr {
-        let (_, address) = self.ready_lines[0].split_once("://").expect("a ready line names an address");
+        self.address_of("")
+    }
+
+    /// Where its first listener for this service is.
+    pub(crate) fn address_of(&self, service: &str) -> SocketAddr {
+        let begin = format!("listening {service}");
+        let line = self.ready_lines.iter().find(|line| line.starts_with(&begin)).expect("a ready line for each");
+        let (_, address) = line.split_once("://").expect("a ready line names an address");
         address.parse().expect("an address with its port")
+    }
+
+    /// The process and all that descend from it, as far as their parents still run.
+    pub(crate) fn family(&self) -> Vec<Pid> {
+        let mut family = vec![self.pid()];
+        let mut at = 0;
+        while let Some(parent) = family.get(at) {
+            let threads = fs::read_dir(format!("/proc/{}/task", parent.as_raw_nonzero())).into_iter().flatten();
+            for thread in threads.flatten() {
+                // One that has ended meanwhile has no children.
+                let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+                let children = children.split_whitespace().map(|number| number.parse().expect("a number"));
+                family.extend(children.filter_map(Pid::from_raw));
+            }
+            at += 1;
+        }
+        family
     }
 
     #[track_caller]
@@ -105,8 +138,12 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails only if it has exited already.
-        let _ = self.child.kill();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // An engine with processes need not outlive a test that has failed. Each fails only if it has exited.
+            for process in self.family() {
+                let _ = kill_process(process, Signal::KILL);
+            }
+        }
         let _ = self.child.wait();
     }
 }
@@ -114,7 +151,7 @@ impl Drop for Process {
 /// The lines of a pipe as they come, for readers with a deadline.
 fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, lines) = channel();
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
             if sender.send(line).is_err() {
                 return;
@@ -122,4 +159,20 @@ fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
         }
     });
     lines
+}
+
+/// Checks the rows of a table side by side, a few at a time: what a run takes is mostly waiting. Not for tables whose
+/// figures depend on how much of the machine a run gets.
+pub(crate) fn check_all<Row: Send>(rows: impl IntoIterator<Item = Row>, check: impl Fn(Row) + Sync) {
+    const AT_ONCE: usize = 6;
+    let rows = Mutex::new(rows.into_iter().collect::<Vec<_>>().into_iter());
+    let next = || rows.lock().expect("no panic while held").next();
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(|| std::iter::from_fn(next).for_each(&check))).collect();
+        // All of them end; each has printed what it says of itself.
+        let panics: Vec<_> = threads.into_iter().filter_map(|thread| thread.join().err()).collect();
+        if let Some(panic) = panics.into_iter().next() {
+            resume_unwind(panic);
+        }
+    });
 }
