@@ -30,7 +30,7 @@ use maitred::service::{self, SERVICES};
 
 use client::{Client, text};
 use daemon::Daemon;
-use engines::{Told, engines, rows_for};
+use engines::{LeftOut, Told, check_left_out, fitting, rows_for};
 use process::check_all;
 
 use Weight::{Core, Plain};
@@ -52,7 +52,11 @@ const SETTINGS: &[&[&str]] = &[
     &["--rearm", "oneshot", "--ring", "1KiB", "--budget", "1", "--workers", "4", "--queue", "1", "--assist", "off"],
 ];
 
+/// The engines that a conversation is not for, other than by the number of its clients.
+const LEFT_OUT: &[LeftOut] = &[];
+
 struct Conversation {
+    name: &'static str,
     /// How many clients it holds at once.
     at_once: AtOnce,
     weight: Weight,
@@ -79,6 +83,7 @@ macro_rules! conversations {
             #[test]
             fn $name() {
                 check(&Conversation {
+                    name: stringify!($name),
                     at_once: $at_once, weight: $weight, service: $service, query: $query, ends: $ends, talk: $talk
                 });
             }
@@ -297,8 +302,8 @@ fn check(conversation: &Conversation) {
         assert!(carried.iter().all(|scheme| *scheme == Scheme::Tcp), "there are conversations over TCP only");
         !carried.is_empty()
     };
-    let fitting = engines().into_iter().filter(|engine| is_carried(engine) && engine.at_once >= conversation.at_once);
-    let rows = fitting.flat_map(|engine| {
+    let fitting = fitting(conversation.name, conversation.at_once, LEFT_OUT);
+    let rows = fitting.into_iter().filter(|engine| is_carried(engine)).flat_map(|engine| {
         let is_under_all = conversation.weight == Core || engine.name == ENGINE;
         let settings = if is_under_all { rows_for(engine, SETTINGS) } else { vec![SETTINGS[0]] };
         settings.into_iter().map(move |settings| (engine, settings))
@@ -323,4 +328,9 @@ fn every_service_has_conversations() {
     for entry in SERVICES {
         assert!(SPOKEN.contains(&entry.name), "{} has no conversation in this table", entry.name);
     }
+}
+
+#[test]
+fn engines_are_left_out_of_conversations_that_there_are() {
+    check_left_out(LEFT_OUT, include_str!("engine_contract.rs"));
 }

@@ -42,21 +42,26 @@ pub(crate) fn rows_for<'a>(engine: &EngineInfo, rows: &[&'a [&'a str]]) -> Vec<&
     rows.iter().copied().filter(|flags| has_use_for(engine, flags)).collect()
 }
 
-/// Runs `test` for every engine, a few side by side, and says of which one it failed. To be called from the test's own
-/// function, by whose name the table knows it.
-pub(crate) fn for_each_engine(needs: AtOnce, left_out: &[LeftOut], test: impl Fn(&'static EngineInfo) + Sync) {
-    let path = type_name_of_val(&test);
-    let name = path.trim_end_matches("::{{closure}}").rsplit("::").next().expect("a path has an end");
+/// The engines that the test of this name is for; says of each other one why not.
+pub(crate) fn fitting(test: &str, needs: AtOnce, left_out: &[LeftOut]) -> Vec<&'static EngineInfo> {
     let is_for = |engine: &&EngineInfo| {
-        let reason = match left_out.iter().find(|row| (row.test, row.engine) == (name, engine.name)) {
+        let reason = match left_out.iter().find(|row| (row.test, row.engine) == (test, engine.name)) {
             Some(row) => row.reason,
             None if engine.at_once < needs => "it serves one client at a time",
             None => return true,
         };
-        println!("{name} is not for {}: {reason}", engine.name);
+        println!("{test} is not for {}: {reason}", engine.name);
         false
     };
-    check_all(engines().into_iter().filter(is_for), |engine| {
+    engines().into_iter().filter(is_for).collect()
+}
+
+/// Runs `test` for every engine that it is for, a few side by side, and says on which one it failed. To be called from
+/// the test's own function, by whose name the table knows it.
+pub(crate) fn for_each_engine(needs: AtOnce, left_out: &[LeftOut], test: impl Fn(&'static EngineInfo) + Sync) {
+    let path = type_name_of_val(&test);
+    let name = path.trim_end_matches("::{{closure}}").rsplit("::").next().expect("a path has an end");
+    check_all(fitting(name, needs, left_out), |engine| {
         let _told = Told(format!("on the engine {}", engine.name));
         test(engine);
     });
@@ -65,7 +70,10 @@ pub(crate) fn for_each_engine(needs: AtOnce, left_out: &[LeftOut], test: impl Fn
 /// Checks that the rows of a table name tests of this text and engines that there are, and say why.
 pub(crate) fn check_left_out(left_out: &[LeftOut], text: &str) {
     for LeftOut { test, engine, reason } in left_out {
-        assert!(text.contains(&format!("fn {test}()")), "{test} is no test here");
+        assert!(
+            text.contains(&format!("fn {test}()")) || text.contains(&format!("    {test}: ")),
+            "{test} is no test here"
+        );
         assert!(ENGINES.iter().any(|known| known.name == *engine), "{engine} is no engine");
         assert!(!reason.is_empty(), "why is {engine} left out of {test}?");
     }
