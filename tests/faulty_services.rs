@@ -1,0 +1,268 @@
+//! Services that only tests have, on every engine: one that panics, one that cannot be opened, one that speaks first.
+//!
+//! The binary is its own test runner, since an engine that forks must start in a process with one thread. Started as
+//! `faulty_services serve FLAGS` it becomes `maitred serve` with these services beside echo, before any thread of a test
+//! is made; otherwise it runs its tests against itself as a child, and prints what cargo's own runner would. A name
+//! filter, `--exact`, `--skip` and `--list` work as with that; its other flags change nothing.
+//! `MAITRED_TEST_ENGINE=NAME` narrows all tests to one engine.
+
+#[path = "support/client.rs"]
+mod client;
+#[path = "support/daemon.rs"]
+mod daemon;
+#[path = "support/engines.rs"]
+mod engines;
+#[path = "support/process.rs"]
+mod process;
+#[path = "support/runner.rs"]
+mod runner;
+
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+
+use clap::Parser;
+
+use maitred::cli::{self, Args};
+use maitred::config::AtOnce::{Many, One};
+use maitred::config::{Config, Listener, Scheme};
+use maitred::engine::ENGINES;
+use maitred::error::Error;
+use maitred::logging::{Log, install_panic_hook};
+use maitred::session::handler::{Chunks, Handler, Next, Pace, Reply, Service};
+
+use client::{Client, text};
+use daemon::Daemon;
+use engines::{LeftOut, check_left_out, for_each_engine, rows_for};
+use runner::{Test, run_tests};
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("serve") {
+        return match serve() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    run_tests(TESTS)
+}
+
+/// What `maitred serve` does, in the same order, with the services of this file besides.
+fn serve() -> Result<(), Error> {
+    let cli::Command::Serve(args) = Args::parse().command else { unreachable!("the first argument says so") };
+    let log = Log::start();
+    install_panic_hook(&log);
+    let mut config = Config::resolve(&args, ENGINES)?;
+    for made in MADE {
+        config.listeners.push(Listener {
+            service_name: made.name,
+            scheme: Scheme::Tcp,
+            address: "127.0.0.1:0".parse().expect("an address"),
+            parameters: Vec::new(),
+            service: Arc::new(*made),
+            idle_exempt: false,
+            asked_for: true,
+        });
+    }
+    let served = maitred::daemon::serve(&args, config, &log);
+    log.flush();
+    served
+}
+
+/// A service of a name and a function that opens a handler.
+#[derive(Clone, Copy)]
+struct Made {
+    name: &'static str,
+    speaks_first: bool,
+    open: fn() -> Box<dyn Handler>,
+}
+
+const MADE: &[Made] = &[
+    Made { name: "faulty", speaks_first: false, open: || Box::new(Faulty) },
+    Made { name: "unopened", speaks_first: false, open: || panic!("it cannot be opened") },
+    Made { name: "clumsy", speaks_first: false, open: || Box::new(Clumsy) },
+    Made { name: "herald", speaks_first: true, open: || Box::new(Herald) },
+];
+
+impl Service for Made {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn open(&self) -> Box<dyn Handler> {
+        (self.open)()
+    }
+
+    fn speaks_first(&self) -> bool {
+        self.speaks_first
+    }
+
+    fn pace(&self) -> Pace {
+        Pace::Brief
+    }
+}
+
+/// Panics when it is told to.
+struct Faulty;
+
+impl Handler for Faulty {
+    fn handle_input(&mut self, input: Chunks<'_>, reply: &mut Reply<'_>) -> Next {
+        // With a ring of its own in its hands.
+        assert!(reply.put(b">"));
+        assert!(input.position(b'!').is_none(), "told to panic");
+        Next::Forward(input.len())
+    }
+}
+
+/// Panics when it is dropped.
+struct Clumsy;
+
+impl Handler for Clumsy {
+    fn handle_input(&mut self, input: Chunks<'_>, _reply: &mut Reply<'_>) -> Next {
+        Next::Forward(input.len())
+    }
+}
+
+impl Drop for Clumsy {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            panic!("dropped");
+        }
+    }
+}
+
+/// Speaks first.
+struct Herald;
+
+impl Handler for Herald {
+    fn handle_open(&mut self, reply: &mut Reply<'_>) -> Next {
+        assert!(reply.put(b"welcome\r\n"));
+        Next::More
+    }
+
+    fn handle_input(&mut self, input: Chunks<'_>, _reply: &mut Reply<'_>) -> Next {
+        Next::Forward(input.len())
+    }
+}
+
+/// This binary as a daemon.
+fn start(engine: &str, flags: &[&str]) -> Daemon {
+    let mut command = Command::new(std::env::current_exe().expect("this binary has a path"));
+    command.arg("serve").stdin(Stdio::null()).env_remove("MAITRED_LOG").env_remove("RUST_LOG");
+    Daemon::start_by(command, engine, &[&["--listen", "echo=tcp://127.0.0.1:0"][..], flags].concat())
+}
+
+/// Under which settings each is tested, as far as the engine has a use for them.
+const SETTINGS: &[&[&str]] = &[
+    &[],
+    &["--assist", "off"],
+    &["--rearm", "oneshot"],
+    &["--workers", "1"],
+    &["--workers", "1", "--rearm", "oneshot"],
+    &["--ring", "1KiB", "--budget", "1"],
+];
+
+/// The engines that a test is not for, other than by the number of its clients.
+const LEFT_OUT: &[LeftOut] = &[];
+
+const TESTS: &[Test] = &[
+    ("engines_are_left_out_of_tests_that_there_are", || {
+        check_left_out(LEFT_OUT, include_str!("faulty_services.rs"));
+    }),
+    ("a_panic_in_a_service_ends_that_session_alone", a_panic_in_a_service_ends_that_session_alone),
+    ("a_panic_in_a_service_is_followed_by_other_sessions", a_panic_in_a_service_is_followed_by_other_sessions),
+    (
+        "a_service_that_cannot_be_opened_costs_its_connections_alone",
+        a_service_that_cannot_be_opened_costs_its_connections_alone,
+    ),
+    (
+        "a_panic_of_a_service_that_is_dropped_ends_that_session_alone",
+        a_panic_of_a_service_that_is_dropped_ends_that_session_alone,
+    ),
+    ("a_service_may_speak_first", a_service_may_speak_first),
+];
+
+fn a_panic_in_a_service_ends_that_session_alone() {
+    for_each_engine(Many, LEFT_OUT, |engine| {
+        for flags in rows_for(engine, SETTINGS) {
+            let daemon = start(engine.name, flags);
+            let [echo, faulty] = ["echo", "faulty"].map(|service| daemon.process.address_of(service));
+            let mut bystander = Client::connect(faulty);
+            let mut other = Client::connect(echo);
+            for _ in 0..20 {
+                let mut victim = Client::connect(faulty);
+                victim.send(b"w");
+                victim.expect(b">w");
+                victim.send(b"!");
+                victim.wait_for_end();
+                bystander.send(b"w");
+                bystander.expect(b">w");
+                other.echo(b"well");
+            }
+            let summary = daemon.drain();
+            assert_eq!((summary.accepted(), summary.closed("panicked")), (22, 20), "{summary:?}");
+        }
+    });
+}
+
+fn a_panic_in_a_service_is_followed_by_other_sessions() {
+    for_each_engine(One, LEFT_OUT, |engine| {
+        let daemon = start(engine.name, &[]);
+        let [echo, faulty] = ["echo", "faulty"].map(|service| daemon.process.address_of(service));
+        for round in 0..20 {
+            let mut victim = Client::connect(faulty);
+            victim.send(b"!");
+            victim.wait_for_end();
+            Client::connect(echo).echo(&text(100, round));
+        }
+        daemon.process.wait_for_message("told to panic");
+        let summary = daemon.drain();
+        assert_eq!((summary.accepted(), summary.closed("panicked")), (40, 20), "{summary:?}");
+    });
+}
+
+fn a_service_that_cannot_be_opened_costs_its_connections_alone() {
+    for_each_engine(One, LEFT_OUT, |engine| {
+        let daemon = start(engine.name, &[]);
+        let [echo, unopened] = ["echo", "unopened"].map(|service| daemon.process.address_of(service));
+        for round in 0..20 {
+            Client::connect(unopened).wait_for_end();
+            Client::connect(echo).echo(&text(100, round));
+        }
+        let summary = daemon.drain();
+        assert_eq!((summary.accepted(), summary.closed("panicked")), (40, 20), "{summary:?}");
+    });
+}
+
+fn a_panic_of_a_service_that_is_dropped_ends_that_session_alone() {
+    for_each_engine(One, LEFT_OUT, |engine| {
+        for flags in rows_for(engine, SETTINGS) {
+            let daemon = start(engine.name, flags);
+            let [echo, clumsy] = ["echo", "clumsy"].map(|service| daemon.process.address_of(service));
+            for round in 0..20 {
+                let mut client = Client::connect(clumsy);
+                client.echo(b"well");
+                client.finish();
+                client.wait_for_end();
+                Client::connect(echo).echo(&text(100, round));
+            }
+            let summary = daemon.drain();
+            assert_eq!((summary.accepted(), summary.closed("panicked")), (40, 20), "{summary:?}");
+        }
+    });
+}
+
+fn a_service_may_speak_first() {
+    for_each_engine(One, LEFT_OUT, |engine| {
+        for flags in rows_for(engine, SETTINGS) {
+            let daemon = start(engine.name, flags);
+            for _ in 0..3 {
+                let mut client = Client::connect(daemon.process.address_of("herald"));
+                client.expect(b"welcome\r\n");
+                client.echo(b"thanks");
+            }
+            daemon.drain();
+        }
+    });
+}
