@@ -1,18 +1,22 @@
 //! The running program as an operator sees it: ready lines, signals, the drain, the summary, and output that nobody
 //! reads.
 //!
-//! Each test starts the program. What it does under load and in trouble is in `faults.rs`; what it says to wrong usage in
-//! `cli.rs`.
+//! Each test starts the program: on every engine where the engine has a part in what is tested, else on the default one.
+//! `MAITRED_TEST_ENGINE=NAME` narrows the former to one. What the program does under load and in trouble is in
+//! `faults.rs`; what it says to wrong usage, in `cli.rs`.
 
 #[path = "support/client.rs"]
 mod client;
+#[path = "support/daemon.rs"]
+mod daemon;
+#[path = "support/engines.rs"]
+mod engines;
 #[path = "support/process.rs"]
 mod process;
 
 use std::fs;
 use std::io::{PipeWriter, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -20,45 +24,22 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 use rustix::process::Signal;
-use serde_json::Value;
-use tempfile::TempDir;
+
+use maitred::config::AtOnce::{Many, One};
 
 use client::{Client, text, wait_until};
+use daemon::{Daemon, Summary};
+use engines::{LeftOut, check_left_out, for_each_engine};
 use process::{Process, command};
 
 const ECHO: &str = "echo=tcp://127.0.0.1:0";
 
-/// A place for files that goes with the test.
-struct Place(TempDir);
+/// The engines that a test is not for, other than by the number of its clients.
+const LEFT_OUT: &[LeftOut] = &[];
 
-impl Place {
-    fn new() -> Place {
-        Place(tempfile::tempdir().expect("a temporary directory"))
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-}
-
-/// The program with echo and a summary file; these flags besides.
-fn serve(place: &Place, flags: &[&str]) -> Process {
-    let summary = place.file("summary.json");
-    let summary = summary.to_str().expect("the path is text");
-    Process::serve(&[&["--listen", ECHO, "--summary", summary][..], flags].concat())
-}
-
-/// Waits for an exit with 0 and returns the summary, whose books balance.
-#[track_caller]
-fn summary(place: &Place, mut process: Process) -> Value {
-    assert_eq!(process.wait().code(), Some(0), "{}", process.messages());
-    let text = fs::read_to_string(place.file("summary.json")).expect("the summary is written");
-    let summary: Value = serde_json::from_str(&text).expect("it is JSON");
-    assert_eq!(summary["schema"], "maitred.summary/1");
-    let closed = summary["closed"].as_object().expect("ways to end");
-    let ended: u64 = closed.values().map(|count| count.as_u64().expect("a count")).sum();
-    assert_eq!((summary["accepted"].as_u64(), summary["open"].as_u64()), (Some(ended), Some(0)), "the books balance");
-    summary
+#[test]
+fn engines_are_left_out_of_tests_that_there_are() {
+    check_left_out(LEFT_OUT, include_str!("signals.rs"));
 }
 
 #[test]
@@ -90,55 +71,54 @@ fn an_address_that_is_taken_is_named_and_exits_with_1() {
 
 #[test]
 fn a_drain_answers_all_that_the_kernel_held() {
-    for signal in [Signal::TERM, Signal::INT] {
-        let place = Place::new();
-        let process = serve(&place, &[]);
-        let mut clients: Vec<Client> = (0..40).map(|_| Client::connect(process.address())).collect();
-        for (number, client) in clients.iter_mut().enumerate() {
-            client.send(&text(20_000, number));
+    for_each_engine(One, LEFT_OUT, |engine| {
+        for signal in [Signal::TERM, Signal::INT] {
+            let daemon = Daemon::echo(engine.name, &[]);
+            let address = daemon.address();
+            // One client at a time or all at once: they are answered in the order in which they came.
+            let mut clients: Vec<Client> = (0..40).map(|_| Client::connect(address)).collect();
+            for (number, client) in clients.iter_mut().enumerate() {
+                client.send(&text(20_000, number));
+            }
+            daemon.process.signal(signal);
+            for (number, client) in clients.iter_mut().enumerate() {
+                client.expect(&text(20_000, number));
+                client.expect_end();
+            }
+            let summary = daemon.finish();
+            assert_eq!((summary.accepted(), summary.closed("drained")), (40, 40), "{summary:?}");
+            assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
         }
-        process.signal(signal);
-        for (number, client) in clients.iter_mut().enumerate() {
-            client.expect(&text(20_000, number));
-            client.expect_end();
-        }
-        let address = process.address();
-        let summary = summary(&place, process);
-        assert_eq!(summary["accepted"], 40);
-        assert_eq!(summary["closed"]["drained"], 40);
-        assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
-    }
+    });
 }
 
 #[test]
 fn sessions_that_do_not_end_are_ended_by_the_drain_timeout() {
-    let place = Place::new();
-    let process = serve(&place, &["--drain-timeout", "300ms"]);
-    let summary = with_a_client_that_never_reads(process.address(), || {
-        process.signal(Signal::TERM);
-        process.wait_for_message("the drain timeout has passed with 1 sessions open");
-        summary(&place, process)
+    for_each_engine(One, LEFT_OUT, |engine| {
+        let daemon = Daemon::echo(engine.name, &["--drain-timeout", "300ms"]);
+        let summary = with_a_client_that_never_reads(daemon, Daemon::drain);
+        assert_eq!(summary.closed("drained"), 1, "{summary:?}");
     });
-    assert_eq!(summary["closed"]["drained"], 1);
 }
 
 #[test]
 fn a_second_signal_ends_a_drain_at_once() {
-    let place = Place::new();
-    let mut process = serve(&place, &["--drain-timeout", "1h"]);
-    let summary = with_a_client_that_never_reads(process.address(), || {
-        process.signal(Signal::TERM);
-        process.wait_for_message("draining");
-        assert!(process.is_running());
-        process.signal(Signal::INT);
-        summary(&place, process)
+    for_each_engine(One, LEFT_OUT, |engine| {
+        let daemon = Daemon::echo(engine.name, &["--drain-timeout", "1h"]);
+        let summary = with_a_client_that_never_reads(daemon, |mut daemon| {
+            daemon.process.signal(Signal::TERM);
+            daemon.process.wait_for_message("draining");
+            assert!(daemon.process.is_running());
+            daemon.process.signal(Signal::INT);
+            daemon.finish()
+        });
+        assert_eq!(summary.closed("killed"), 1, "{summary:?}");
     });
-    assert_eq!(summary["closed"]["killed"], 1);
 }
 
 /// Does `act` while a client writes without end, reads nothing, and has come to a standstill.
-fn with_a_client_that_never_reads<T>(server: SocketAddr, act: impl FnOnce() -> T) -> T {
-    let client = Client::connect_small(server);
+fn with_a_client_that_never_reads(daemon: Daemon, act: impl FnOnce(Daemon) -> Summary) -> Summary {
+    let client = Client::connect_small(daemon.address());
     let written = AtomicU64::new(0);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -156,63 +136,115 @@ fn with_a_client_that_never_reads<T>(server: SocketAddr, act: impl FnOnce() -> T
             }
             now > 0 && since.elapsed() > Duration::from_secs(1)
         });
-        act()
+        act(daemon)
     })
 }
 
 #[test]
 fn a_reload_changes_the_timeouts_and_a_broken_file_changes_nothing() {
-    let place = Place::new();
-    let path = place.file("maitred.toml");
-    let write = |text: &str| {
-        let listen = "[[listen]]\nservice = \"echo\"\nscheme = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
-        fs::write(&path, format!("{text}\n{listen}")).expect("a file");
-    };
-    let path_text = path.to_str().expect("the path is text");
-    write("idle_timeout = \"1h\"");
-    let process = Process::serve(&["--config", path_text]);
-    let mut client = Client::connect(process.address());
-    client.echo(b"before");
+    for_each_engine(One, LEFT_OUT, |engine| {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("maitred.toml");
+        let write = |text: &str| {
+            let listen = "[[listen]]\nservice = \"echo\"\nscheme = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
+            fs::write(&path, format!("{text}\n{listen}")).expect("a file");
+        };
+        let path_text = path.to_str().expect("the path is text");
+        write("idle_timeout = \"1h\"");
+        let daemon = Daemon::start(engine.name, &["--config", path_text]);
+        let process = &daemon.process;
+        let mut client = Client::connect(process.address());
+        client.echo(b"before");
 
-    write("idle_timeout = \"soon\"");
-    process.signal(Signal::HUP);
-    process.wait_for_message(&format!("the old configuration stays in force: {path_text}:1: idle_timeout: soon"));
-    client.echo(b"as before");
+        write("idle_timeout = \"soon\"");
+        process.signal(Signal::HUP);
+        process.wait_for_message(&format!("the old configuration stays in force: {path_text}:1: idle_timeout: soon"));
+        client.echo(b"as before");
 
-    write("workers = 3\nidle_timeout = \"200ms\"");
-    process.signal(Signal::HUP);
-    process.wait_for_message("these changes wait for a restart: workers");
-    process.wait_for_message(&format!("{path_text} is in force"));
-    client.expect_end();
-    Client::connect(process.address()).echo(b"after");
+        write("workers = 3\nidle_timeout = \"200ms\"");
+        process.signal(Signal::HUP);
+        process.wait_for_message("these changes wait for a restart: workers");
+        process.wait_for_message(&format!("{path_text} is in force"));
+        client.expect_end();
+        Client::connect(process.address()).wait_for_end();
+        assert_eq!(daemon.drain().closed("idle_timeout"), 2);
+    });
 }
 
 #[test]
 fn a_reload_without_a_file_changes_nothing() {
-    let process = Process::serve(&["--listen", ECHO]);
-    process.signal(Signal::HUP);
-    process.wait_for_message("there is no configuration file to read again");
-    Client::connect(process.address()).echo(b"on");
+    for_each_engine(One, LEFT_OUT, |engine| {
+        let daemon = Daemon::echo(engine.name, &[]);
+        let mut client = Client::connect(daemon.address());
+        client.echo(b"before");
+        daemon.process.signal(Signal::HUP);
+        daemon.process.wait_for_message("there is no configuration file to read again");
+        client.echo(b"on");
+        daemon.drain();
+    });
 }
 
 #[test]
 fn the_summary_is_printed_on_request_and_at_exit() {
-    let place = Place::new();
-    let process = serve(&place, &[]);
-    let mut client = Client::connect(process.address());
-    client.echo(&text(1_234, 0));
-    process.signal(Signal::USR1);
-    process.wait_for_message("sessions   accepted 1  open 1\n");
-    client.echo(b"undisturbed");
-    process.signal(Signal::TERM);
-    process.wait_for_message("sessions   accepted 1  open 0  drained 1\n");
-    let summary = summary(&place, process);
-    let turns = summary["worker_turns"].as_array().expect("workers").iter().chain([&summary["poller_turns"]]);
-    let (read, written) = turns.fold((0, 0), |(read, written), turns| {
-        let bytes = |name: &str| turns[name].as_u64().expect("a count");
-        (read + bytes("read_bytes"), written + bytes("written_bytes"))
+    for_each_engine(One, LEFT_OUT, |engine| {
+        let daemon = Daemon::echo(engine.name, &[]);
+        let mut client = Client::connect(daemon.address());
+        client.echo(&text(1_234, 0));
+        let [accepted, open, _] = daemon.summary_now();
+        assert_eq!((accepted, open), (1, 1));
+        client.echo(b"undisturbed");
+        daemon.process.signal(Signal::TERM);
+        daemon.process.wait_for_message("sessions   accepted 1  open 0  drained 1\n");
+        let summary = daemon.finish();
+        assert_eq!(summary.0["engine"], engine.name);
+        assert_eq!((summary.turns("read_bytes"), summary.turns("written_bytes")), (1_245, 1_245), "{summary:?}");
     });
-    assert_eq!((read, written), (1_245, 1_245));
+}
+
+#[test]
+fn stage_times_are_in_the_summary_where_they_are_asked_for() {
+    for_each_engine(One, LEFT_OUT, |engine| {
+        for is_asked in [true, false] {
+            let daemon = Daemon::echo(engine.name, &["--stages", if is_asked { "on" } else { "off" }]);
+            let mut client = Client::connect(daemon.address());
+            for round in 0..50 {
+                client.echo(&text(100, round));
+            }
+            let summary = daemon.drain();
+            // An engine that cannot tell the stages apart has no use for the option.
+            let is_expected = is_asked && engine.options.contains(&"stages");
+            for stage in ["queue_stage", "service_stage"] {
+                let shown = &summary.0[stage];
+                assert_eq!(shown.is_object(), is_expected, "{summary:?}");
+                let number = |name: &str| shown[name].as_u64().expect("a number");
+                assert!(!is_expected || number("count") >= 50 && number("p50_ns") <= number("max_ns"), "{shown}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_warning_names_the_settings_that_the_engine_has_no_use_for() {
+    let all: &[&str] = &["--queue", "7", "--low-water", "3", "--wake", "each", "--batch", "9", "--spin", "1us"];
+    let more: &[&str] = &["--budget", "1KiB", "--ring", "2KiB", "--rearm", "oneshot", "--assist", "off", "--pin"];
+    for_each_engine(One, LEFT_OUT, |engine| {
+        let flags = [all, more, &["--max-connections", "10", "--idle-timeout", "1h"]].concat();
+        let names = flags.iter().filter_map(|flag| flag.strip_prefix("--")).map(|name| name.replace('-', "_"));
+        let is_limit = |name: &String| ["max_connections", "idle_timeout"].contains(&name.as_str());
+        let without_use: Vec<String> =
+            names.filter(|name| !is_limit(name) && !engine.options.contains(&name.as_str())).collect();
+        let daemon = Daemon::start(engine.name, &[&["--listen", ECHO][..], &flags].concat());
+        Client::connect(daemon.address()).echo(b"none the less");
+        let begin = format!("engine {} has no use for ", engine.name);
+        if !without_use.is_empty() {
+            daemon.process.wait_for_message(&format!("{begin}{}\n", without_use.join(", ")));
+        }
+        daemon.process.signal(Signal::TERM);
+        daemon.process.wait_for_message("sessions   accepted 1");
+        let said = daemon.process.messages();
+        assert_eq!(said.contains(&begin), !without_use.is_empty(), "{said}");
+        daemon.finish();
+    });
 }
 
 #[test]
@@ -226,24 +258,26 @@ fn a_summary_that_cannot_be_written_is_known_at_the_start() {
 
 #[test]
 fn a_stopped_reader_of_stderr_never_holds_up_the_daemon() {
-    let (reader, mut writer) = std::io::pipe().expect("a pipe");
-    fill(&mut writer);
-    let address = unused_address();
-    let listen = format!("echo=tcp://{address}");
-    let mut command = command(&["--listen", &listen, "--max-connections", "2"]);
-    let mut process = Process::spawn(command.stdout(Stdio::null()).stderr(writer));
-    let mut client = connect_when_ready(address);
-    for round in 0..40 {
-        process.signal(if round % 2 == 0 { Signal::USR1 } else { Signal::HUP });
-        let mut other = Client::connect(address);
-        client.echo(&text(1_000, round));
-        let mut third = Client::connect(address);
-        other.is_served(b"in");
-        third.is_served(b"turned away, with a log line now and then");
-    }
-    process.signal(Signal::TERM);
-    assert_eq!(process.wait().code(), Some(0));
-    drop(reader);
+    for_each_engine(Many, LEFT_OUT, |engine| {
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        fill(&mut writer);
+        let address = unused_address();
+        let listen = format!("echo=tcp://{address}");
+        let mut command = command(&["--engine", engine.name, "--listen", &listen, "--max-connections", "2"]);
+        let mut process = Process::spawn(command.stdout(Stdio::null()).stderr(writer));
+        let mut client = connect_when_ready(address);
+        for round in 0..40 {
+            process.signal(if round % 2 == 0 { Signal::USR1 } else { Signal::HUP });
+            let mut other = Client::connect(address);
+            client.echo(&text(1_000, round));
+            let mut third = Client::connect(address);
+            other.is_served(b"in");
+            third.is_served(b"turned away, with a log line now and then");
+        }
+        process.signal(Signal::TERM);
+        assert_eq!(process.wait().code(), Some(0));
+        drop(reader);
+    });
 }
 
 #[test]
