@@ -205,25 +205,8 @@ conversations! {
         client.expect_end();
         1
     };
-    echo_to_three_hundred_clients: Many Core "echo" "" FINISHED, |server| {
-        let mut clients: Vec<Client> = (0..300).map(|_| Client::connect(server)).collect();
-        let bytes = |client: usize, round: usize| text(1 + (client * 37 + round * 501) % 3_000, client + round);
-        for round in 0..3 {
-            for (number, client) in clients.iter_mut().enumerate() {
-                client.send(&bytes(number, round));
-            }
-            for (number, client) in clients.iter_mut().enumerate() {
-                client.expect(&bytes(number, round));
-            }
-        }
-        for client in &mut clients {
-            client.finish();
-        }
-        for client in &mut clients {
-            client.expect_end();
-        }
-        300
-    };
+    echo_to_sixty_clients: Many Core "echo" "" FINISHED, |server| echo_to(60, server);
+    echo_to_three_hundred_clients: Many Plain "echo" "" FINISHED, |server| echo_to(300, server);
     echo_to_one_hundred_clients_one_after_the_other: One Plain "echo" "" FINISHED, |server| {
         (1..=100).map(|number| say_and_finish(server, number * 37)).sum()
     };
@@ -284,6 +267,23 @@ const FINISHED: &[&str] = &["finished"];
 const LEFT: &[&str] = &["finished", "drained", "reset", "peer_closed"];
 const DRAINED: &[&str] = &["drained"];
 const ANY: &[&str] = &["finished", "drained", "reset", "peer_closed"];
+
+/// Requests of all sizes from clients that are all there at once, and as many answers.
+fn echo_to(count: usize, server: SocketAddr) -> u64 {
+    let mut clients: Vec<Client> = (0..count).map(|_| Client::connect(server)).collect();
+    let bytes = |client: usize, round: usize| text(1 + (client * 37 + round * 501) % 3_000, client + round);
+    for round in 0..3 {
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.send(&bytes(number, round));
+        }
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.expect(&bytes(number, round));
+        }
+    }
+    clients.iter_mut().for_each(Client::finish);
+    clients.iter_mut().for_each(Client::expect_end);
+    count as u64
+}
 
 fn say_and_finish(server: SocketAddr, len: usize) -> u64 {
     let mut client = Client::connect(server);

@@ -13,6 +13,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use maitred::net::os::raise_descriptor_limit;
+
 use crate::client::wait_until;
 use crate::process::{Process, command};
 
@@ -47,6 +49,8 @@ impl Daemon {
     /// Starts it by a command that takes the flags of `maitred serve`.
     #[track_caller]
     pub(crate) fn start_by(mut command: Command, engine: &str, flags: &[&str]) -> Daemon {
+        // The clients of several daemons are in this process.
+        raise_descriptor_limit();
         let folder = tempfile::tempdir().expect("a temporary directory");
         command.args(["--engine", engine, "--summary"]).arg(folder.path().join("summary.json")).args(flags);
         Daemon { process: Process::spawn_until_ready(&mut command), folder }
