@@ -210,6 +210,18 @@ conversations! {
     echo_to_one_hundred_clients_one_after_the_other: One Plain "echo" "" FINISHED, |server| {
         (1..=100).map(|number| say_and_finish(server, number * 37)).sum()
     };
+    a_client_that_comes_second_is_served_when_the_first_has_left: One Core "echo" "" FINISHED, |server| {
+        let mut first = Client::connect(server);
+        first.echo(&text(1_000, 1));
+        let mut second = Client::connect(server);
+        second.send(&text(1_000, 2));
+        first.finish();
+        first.expect_end();
+        second.expect(&text(1_000, 2));
+        second.finish();
+        second.expect_end();
+        2
+    };
     clients_that_connect_and_leave: One Plain "echo" "" LEFT, |server| {
         for _ in 0..20 {
             drop(Client::connect(server));

@@ -61,9 +61,11 @@ fn service_resumes_when_descriptors_come_free() {
         // does where one client at a time is served.
         let clients = early.len() as u64;
         if !is_many || family.len() > 1 {
-            for (process, limit) in family.iter().zip(before) {
+            // The parent first, so that whoever it has made by then is in the list and whoever it makes later has it.
+            prlimit(Some(family[0]), Resource::Nofile, before[0]).expect("a limit may be given back");
+            for process in daemon.process.family() {
                 // One that serves nobody may have ended.
-                let _ = prlimit(Some(*process), Resource::Nofile, limit);
+                let _ = prlimit(Some(process), Resource::Nofile, before[0]);
             }
         }
         drop(early);
