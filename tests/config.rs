@@ -77,7 +77,8 @@ fn refused(text: impl AsRef<[u8]>) -> String {
 #[test]
 fn wrong_files_are_named_with_line_key_and_what_was_expected() {
     let all_keys = "one of engine, summary, listen, workers, queue, low_water, wake, batch, spin, budget, ring, rearm, \
-                    assist, stages, pin, max_connections, max_buffers, idle_timeout, write_timeout, drain_timeout";
+                    assist, stages, pin, placement, min_processes, max_processes, min_spare, max_spare, \
+                    max_connections, max_buffers, idle_timeout, write_timeout, drain_timeout";
     let table = [
         // Keys.
         ("idle_timout = \"1s\"", "F:1: idle_timout: unknown key; expected idle_timeout"),

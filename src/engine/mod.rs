@@ -32,7 +32,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::config::{AtOnce, EngineInfo, Limits, Scheme, Settings};
+use crate::config::{EngineInfo, Limits, Scheme, Settings};
 use crate::error::Error;
 use crate::metrics::summary::Summary;
 use crate::net::listener::Listener;

@@ -89,7 +89,7 @@ impl Daemon {
                 let found = messages.split(begin).skip(1);
                 found.filter_map(|rest| rest.split_whitespace().next()?.parse().ok()).collect()
             };
-            (number("sessions   accepted "), number("  open "), number("   buffers "))
+            (number("sessions   accepted "), number("  open "), number("buffers "))
         };
         let before = printed().2.len();
         self.process.signal(Signal::USR1);
@@ -117,13 +117,14 @@ impl Summary {
         self.count(&format!("closed.{way}"))
     }
 
-    /// A counter of turns, over all that run some.
+    /// A counter of turns, over all that run some and count it.
     #[track_caller]
     pub(crate) fn turns(&self, name: &str) -> u64 {
         let workers = self.0["worker_turns"].as_array().expect("the turns of each worker");
-        // Not every engine has a poller.
-        let all = workers.iter().chain(Some(&self.0["poller_turns"]).filter(|turns| turns.is_object()));
-        all.map(|turns| turns[name].as_u64().unwrap_or_else(|| panic!("{name} is no count in {turns}"))).sum()
+        let all = workers.iter().chain([&self.0["poller_turns"]]);
+        let counts: Vec<u64> = all.filter_map(|turns| turns[name].as_u64()).collect();
+        assert!(!counts.is_empty(), "nobody counts {name}: {self:?}");
+        counts.iter().sum()
     }
 
     #[track_caller]
