@@ -140,7 +140,7 @@ fn a_peer_that_keeps_its_fin_back_does_not_keep_its_session() {
 fn a_drain_beside_arrivals_loses_no_session_and_ends() {
     for_each_engine(One, LEFT_OUT, |engine| {
         let rows = rows_for(engine, &[&[], &["--workers", "2"], &["--workers", "2", "--assist", "off"]]);
-        for flags in rows.iter().cycle().take(rows.len().max(6)) {
+        for flags in rows.iter().cycle().take(rows.len().max(4)) {
             let daemon = Daemon::echo(engine.name, flags);
             let server = daemon.address();
             let arrived = &AtomicU64::new(0);

@@ -85,7 +85,8 @@ fn wait_for(common: &Common, connection: &Connection, ticks: &Ticks, tick: u32) 
         (woken.readable, Reasons::READABLE),
         (woken.writable, Reasons::WRITABLE),
         (woken.read_on, Reasons::READ_ON),
-        (woken.timed_out, Reasons::TIMER),
+        // A peer that sends on, and quicker than a tick, lets no wait time out.
+        (woken.timed_out || write_left == 0, Reasons::TIMER),
     ] {
         if is_so {
             reasons |= reason;
