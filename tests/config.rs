@@ -20,6 +20,7 @@ const ENGINES: &[EngineInfo] = &[
         carries: |_, _| Ok(()),
         options: &["workers", "queue", "spin", "ring", "pin"],
         at_once: AtOnce::Many,
+        forks: false,
     },
     EngineInfo {
         name: "picky",
@@ -27,6 +28,7 @@ const ENGINES: &[EngineInfo] = &[
         carries: |_, _| Err("it serves one client at a time"),
         options: &[],
         at_once: AtOnce::One,
+        forks: false,
     },
     EngineInfo {
         name: "plain",
@@ -34,6 +36,7 @@ const ENGINES: &[EngineInfo] = &[
         carries: |_, _| Ok(()),
         options: &["ring"],
         at_once: AtOnce::One,
+        forks: false,
     },
 ];
 

@@ -53,7 +53,11 @@ const SETTINGS: &[&[&str]] = &[
 ];
 
 /// The engines that a conversation is not for, other than by the number of its clients.
-const LEFT_OUT: &[LeftOut] = &[];
+const LEFT_OUT: &[LeftOut] = &[LeftOut {
+    test: "echo_to_three_hundred_clients",
+    engine: "prefork",
+    reason: "it has 256 processes at the most, unless it is told otherwise, and each serves one",
+}];
 
 struct Conversation {
     name: &'static str,

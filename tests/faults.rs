@@ -33,7 +33,28 @@ use daemon::Daemon;
 use engines::{LeftOut, check_left_out, for_each_engine, rows_for};
 
 /// The engines that a test is not for, other than by the number of its clients.
-const LEFT_OUT: &[LeftOut] = &[];
+const LEFT_OUT: &[LeftOut] = &[
+    LeftOut {
+        test: "sessions_wait_for_memory_and_lose_nothing",
+        engine: "process-per-connection",
+        reason: "each of its processes has rings of its own, so that nobody waits for another's",
+    },
+    LeftOut {
+        test: "sessions_wait_for_memory_and_lose_nothing",
+        engine: "prefork",
+        reason: "each of its processes has rings of its own, so that nobody waits for another's",
+    },
+    LeftOut {
+        test: "a_limit_that_is_raised_lets_more_in",
+        engine: "prefork",
+        reason: "each of its processes is one session: who comes when all serve waits in the backlog",
+    },
+    LeftOut {
+        test: "connections_above_the_limit_are_closed_and_counted",
+        engine: "prefork",
+        reason: "each of its processes is one session: who comes when all serve waits in the backlog",
+    },
+];
 
 #[test]
 fn engines_are_left_out_of_tests_that_there_are() {
