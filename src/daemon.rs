@@ -147,6 +147,10 @@ pub fn serve(args: &ServeArgs, config: Config, log: &Log) -> Result<(), Error> {
     // Blocked first, for all threads to come: a signal that comes during the start is carried out after it.
     let signals = SignalFd::new(&[Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1]);
     let signals = signals.map_err(|reason| Error::resource("receive signals", reason))?;
+    let forks = config.engine_info(ENGINES).forks;
+    if !forks {
+        log.start_writer();
+    }
     // Opened first too: a summary that cannot be written is better known before a week's run than after it.
     let summary_file = config.summary_path.as_deref().map(open_summary).transpose()?;
     if !config.without_use.is_empty() {
@@ -159,7 +163,6 @@ pub fn serve(args: &ServeArgs, config: Config, log: &Log) -> Result<(), Error> {
         printed => printed.map_err(|reason| Error::Output { target: "standard output".to_owned(), reason })?,
     }
     let summary_path = config.summary_path.clone();
-    let forks = config.engine_info(ENGINES).forks;
     let mut handler = SignalHandler {
         daemon: Arc::clone(&daemon),
         args: args.clone(),

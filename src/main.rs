@@ -34,9 +34,6 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             let log = Log::start();
             install_panic_hook(&log);
             let config = Config::resolve(&args, ENGINES)?;
-            if !config.engine_info(ENGINES).forks {
-                log.start_writer();
-            }
             let served = maitred::daemon::serve(&args, config, &log);
             log.flush();
             served.map(|()| ExitCode::SUCCESS)

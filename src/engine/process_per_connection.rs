@@ -44,7 +44,8 @@ pub(super) const ENTRY: Entry = Entry {
         let common = Arc::new(Common::new(start.settings, start.clock, 1)?);
         let processes = Processes::new(&common, start.most_sessions.min(MOST_PROCESSES));
         let processes = processes.map_err(|reason| Error::resource("share memory with children", reason))?;
-        let front = Front::new(Arc::clone(&common), 0, start.listeners, Forks { processes })?;
+        let mut front = Front::new(Arc::clone(&common), 0, start.listeners, Forks { processes })?;
+        front.call_soon();
         Ok(Box::new(Parent::new(ENTRY.info.name, &common, front)))
     },
 };

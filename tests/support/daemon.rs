@@ -79,23 +79,23 @@ impl Daemon {
         summary
     }
 
-    /// What a SIGUSR1 makes it print: (accepted, open, bytes of rings).
+    /// What a SIGUSR1 makes it print: accepted, open, and bytes of rings, none where each process has its own.
     #[track_caller]
     pub(crate) fn summary_now(&self) -> [u64; 3] {
         let printed = || {
             let messages = self.process.messages();
-            // Whole summaries only: the line of the rings follows that of the sessions.
+            // Whole summaries only: the line about accepting follows the others.
             let number = |begin: &str| -> Vec<u64> {
                 let found = messages.split(begin).skip(1);
                 found.filter_map(|rest| rest.split_whitespace().next()?.parse().ok()).collect()
             };
-            (number("sessions   accepted "), number("  open "), number("buffers "))
+            [number("sessions   accepted "), number("  open "), number("buffers "), number("accepting  turned away ")]
         };
-        let before = printed().2.len();
+        let before = printed()[3].len();
         self.process.signal(Signal::USR1);
-        wait_until("the summary is printed", || printed().2.len() > before);
-        let (accepted, open, ring_bytes) = printed();
-        [accepted[before], open[before], ring_bytes[before]]
+        wait_until("the summary is printed", || printed()[3].len() > before);
+        let [accepted, open, ring_bytes, _] = printed();
+        [accepted[before], open[before], ring_bytes.get(before).copied().unwrap_or(0)]
     }
 }
 
