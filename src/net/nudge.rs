@@ -20,6 +20,16 @@ use nix::sys::time::TimeSpec;
 /// What ends a wait from outside.
 const NUDGE: Signal = Signal::SIGURG;
 
+thread_local! {
+    /// What stays blocked while this thread waits: all that is blocked anyway, but the nudge. Signals that the daemon reads
+    /// from a descriptor must not slip in here.
+    static WHILE_WAITING: SigSet = {
+        let mut mask = SigSet::thread_get_mask().expect("a thread has a mask");
+        mask.remove(NUDGE);
+        mask
+    };
+}
+
 /// A thread that can be nudged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sleeper(Pthread);
@@ -93,7 +103,7 @@ pub fn wait(socket: Option<BorrowedFd<'_>>, interest: Interest, timeout: Option<
         Some(one) => &mut one[..],
         None => &mut set[..],
     };
-    match ppoll(polled, timeout.map(TimeSpec::from), Some(SigSet::empty())) {
+    match ppoll(polled, timeout.map(TimeSpec::from), Some(WHILE_WAITING.with(|mask| *mask))) {
         Ok(0) => Woken { timed_out: true, ..Woken::default() },
         Ok(_) => {
             let seen = polled[0].revents().unwrap_or(PollFlags::empty());
