@@ -7,11 +7,13 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::warn;
 
 use super::Served;
+use crate::error::Error;
 use crate::net::listener::Accepted;
 use crate::net::poller::Poller;
 use crate::net::socket::Socket;
@@ -128,4 +130,20 @@ impl Acceptor {
             more => warn!("{address}: a connection was closed at once, and {more} before it: {reason}"),
         }
     }
+}
+
+/// As many listeners of each kind as there are threads that accept, all on the port of the first.
+pub(super) fn share_ports(listeners: Vec<Served>, count: usize) -> Result<Vec<Vec<Served>>, Error> {
+    let mut shares: Vec<Vec<Served>> = (0..count).map(|_| Vec::with_capacity(listeners.len())).collect();
+    for served in listeners {
+        for share in &mut shares[1..] {
+            let listener = served.listener.sibling();
+            let address = served.listener.address();
+            let listener =
+                listener.map_err(|reason| Error::resource(format!("listen once more on {address}"), reason))?;
+            share.push(Served { listener, service: Arc::clone(&served.service), idle_exempt: served.idle_exempt });
+        }
+        shares[0].push(served);
+    }
+    Ok(shares)
 }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::common::Common;
-use super::connection::Connection;
+use super::connection::{Calls, Connection};
 use super::turns::Turns;
 use crate::clock::{Clock, TICK, ticks_since};
 use crate::net::nudge::{Interest, wait};
@@ -46,7 +46,7 @@ pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Con
         if reasons.intersects(Reasons::READABLE | Reasons::WRITABLE | Reasons::READ_ON) {
             ticks.last_ready.store(tick.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        reasons = match turns.run(connection, &ticks, reasons, &tick, None) {
+        reasons = match turns.run(connection, &mut Calls, &ticks, reasons, &tick, None) {
             TurnEnd::Closed(closed) => return closed,
             TurnEnd::Again => Reasons::RESUME,
             TurnEnd::Starved => {

@@ -27,6 +27,21 @@ impl Connection {
     }
 }
 
+/// The way between a session and its socket during a turn.
+pub(super) trait Wire {
+    /// What the session reads from and writes to.
+    fn stream<'a>(&'a mut self, socket: &'a Socket) -> impl Stream + 'a;
+}
+
+/// By system calls, when the session wants them.
+pub(super) struct Calls;
+
+impl Wire for Calls {
+    fn stream<'a>(&'a mut self, socket: &'a Socket) -> impl Stream + 'a {
+        socket
+    }
+}
+
 /// The socket as a session sees it.
 impl Stream for &Socket {
     fn read(&mut self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {

@@ -17,7 +17,7 @@ use super::crew::Crew;
 use super::front::{Floor, Front};
 use super::reactor::{Reactor, Sessions};
 use super::turns::Turns;
-use super::{Command, Entry, Hearing, Running, Served, Start, carries_all};
+use super::{Command, Entry, Hearing, Running, Served, Start, anywhere, carries_all};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
 use crate::metrics::counters::{Count, TurnCounters};
@@ -39,6 +39,7 @@ pub(super) const ENTRY: Entry = Entry {
         let floor = |loops: &Arc<[Loop]>, number: usize| Sessions::new(&loops[number].reactor);
         Ok(Box::new(Loops::start(ENTRY.info.name, start, listeners, floor)?))
     },
+    available: anywhere,
 };
 
 /// What one loop has to itself.

@@ -12,11 +12,12 @@
 
 use std::sync::Arc;
 
+use super::accept::share_ports;
 use super::common::{Errand, Stage};
 use super::event_loop::{Loop, LoopFloor, Loops};
 use super::front::{Arrival, Floor, Refusal};
 use super::reactor::Sessions;
-use super::{Entry, Served, Start, carries_all};
+use super::{Entry, Start, anywhere, carries_all};
 use crate::config::{AtOnce, EngineInfo, Placement};
 use crate::error::Error;
 use crate::net::poller::Ready;
@@ -31,6 +32,7 @@ pub(super) const ENTRY: Entry = Entry {
         forks: false,
     },
     start: |start| Ok(Box::new(start_loops(start)?)),
+    available: anywhere,
 };
 
 fn start_loops(mut start: Start) -> Result<Loops, Error> {
@@ -49,22 +51,6 @@ fn start_loops(mut start: Start) -> Result<Loops, Error> {
         dealt: vec![0; count],
         next: 0,
     })
-}
-
-/// As many listeners of each kind as there are loops, all on the port of the first.
-fn share_ports(listeners: Vec<Served>, count: usize) -> Result<Vec<Vec<Served>>, Error> {
-    let mut shares: Vec<Vec<Served>> = (0..count).map(|_| Vec::with_capacity(listeners.len())).collect();
-    for served in listeners {
-        for share in &mut shares[1..] {
-            let listener = served.listener.sibling();
-            let address = served.listener.address();
-            let listener =
-                listener.map_err(|reason| Error::resource(format!("listen once more on {address}"), reason))?;
-            share.push(Served { listener, service: Arc::clone(&served.service), idle_exempt: served.idle_exempt });
-        }
-        shares[0].push(served);
-    }
-    Ok(shares)
 }
 
 /// The floor of a loop among those for which the first one accepts. The others adopt what it deals them.

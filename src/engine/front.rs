@@ -148,6 +148,12 @@ impl<F: Floor> Front<F> {
     /// ready; what the floor watches goes to
     /// [`Floor::handle_event`].
     pub(super) fn wait(&mut self, batch: &mut Batch, timeout: Option<Duration>) {
+        let events = self.wait_uncounted(batch, timeout);
+        self.count_wait(events);
+    }
+
+    /// The same for an engine that waits elsewhere and only looks in here; how many events there were for the floor.
+    pub(super) fn wait_uncounted(&mut self, batch: &mut Batch, timeout: Option<Duration>) -> u64 {
         self.desk().poller.wait(batch, timeout).expect("waiting on our own poller cannot fail");
         self.now_ns = self.common.clock.now_ns();
         self.floor.handle_wait(self.now_ns);
@@ -163,6 +169,11 @@ impl<F: Floor> Front<F> {
                 listener => self.handle_arrivals(listener as usize),
             }
         }
+        events
+    }
+
+    /// Counts a wait that has brought so many events of sessions.
+    pub(super) fn count_wait(&self, events: u64) {
         let counters = &self.desk().counters;
         counters.polls.add(1);
         counters.events.add(events);

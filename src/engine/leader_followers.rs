@@ -31,7 +31,7 @@ use super::front::Front;
 use super::parking::IdleStack;
 use super::reactor::{Reactor, Request, Sessions};
 use super::turns::Turns;
-use super::{Command, Entry, Hearing, Running, Start, carries_all};
+use super::{Command, Entry, Hearing, Running, Start, anywhere, carries_all};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
 use crate::metrics::counters::TurnCounters;
@@ -49,6 +49,7 @@ pub(super) const ENTRY: Entry = Entry {
         forks: false,
     },
     start: |start| Ok(Box::new(LeaderFollowers::start(start)?)),
+    available: anywhere,
 };
 
 /// What a wake costs: what is found must take longer to be worth one. That of an idle virtual processor, measured.

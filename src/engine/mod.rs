@@ -28,6 +28,7 @@ mod thread_per_connection;
 mod timeouts;
 mod turns;
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -42,6 +43,13 @@ use crate::session::handler::{Pace, Service};
 struct Entry {
     info: EngineInfo,
     start: fn(Start) -> Result<Box<dyn Running>, Error>,
+    /// Whether this machine lets it run; if not, why.
+    available: fn() -> Result<(), String>,
+}
+
+/// For engines that any system will do for that the daemon runs on.
+fn anywhere() -> Result<(), String> {
+    Ok(())
 }
 
 const ENTRIES: [Entry; 8] = [
@@ -153,13 +161,29 @@ pub trait Running: Send + Sync {
 /// Starts the engine of this name.
 ///
 /// # Errors
-/// When a thread or a descriptor that the engine needs cannot be had.
+/// When a thread or a descriptor that the engine needs cannot be had, or it is not [`available`].
 ///
 /// # Panics
 /// If there is no such engine; names are checked when the configuration is read.
 pub fn start(name: &str, start: Start) -> Result<Box<dyn Running>, Error> {
+    available(name).map_err(|reason| Error::resource(format!("run the engine {name}"), io::Error::other(reason)))?;
+    (entry(name).start)(start)
+}
+
+/// Whether this machine lets the engine run.
+///
+/// # Errors
+/// Why it does not, in words for whoever runs the daemon.
+///
+/// # Panics
+/// If there is no such engine.
+pub fn available(name: &str) -> Result<(), String> {
+    (entry(name).available)()
+}
+
+fn entry(name: &str) -> &'static Entry {
     let entry = ENTRIES.iter().find(|entry| entry.info.name == name);
-    (entry.expect("the configuration names an engine of the registry").start)(start)
+    entry.expect("the configuration names an engine of the registry")
 }
 
 /// Whether the turns of every service are bounded by the byte budget alone.

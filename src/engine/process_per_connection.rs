@@ -22,7 +22,7 @@ use super::front::{Arrival, Floor, Front, Refusal};
 use super::processes::{Parent, ProcessFloor, Processes, serve_one};
 use super::scoreboard::Own;
 use super::turns::Turns;
-use super::{Entry, carries_apart};
+use super::{Entry, anywhere, carries_apart};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
 use crate::metrics::stages::StageRecorder;
@@ -48,6 +48,7 @@ pub(super) const ENTRY: Entry = Entry {
         front.call_soon();
         Ok(Box::new(Parent::new(ENTRY.info.name, &common, front)))
     },
+    available: anywhere,
 };
 
 /// As many as systems have process numbers by default.

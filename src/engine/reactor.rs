@@ -1,5 +1,6 @@
-//! [`Reactor`]: sessions in a table under one poller, shared by all engines that wait for readiness. What an engine adds
-//! is which threads run the turns, and when.
+//! [`Reactor`]: sessions in a table, shared by all engines in which one wait is for many of them. What an engine adds is
+//! which threads run the turns, and when; and how its sessions are connected with the kernel ([`Wiring`]): by readiness,
+//! as most are, or by completion (`proactor.rs`).
 //!
 //! ```text
 //!   front ──▶ floor: event ─▶ schedule ─▶ ready (keys that are queued now) ──▶ the engine
@@ -15,6 +16,7 @@
 //! top of it; `turns.rs` for what happens within a turn.
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,13 +25,14 @@ use std::time::Duration;
 use log::warn;
 
 use super::common::{Common, Desk, Stage};
-use super::connection::Connection;
+use super::connection::{Calls, Connection, Wire};
 use super::front::{Arrival, Floor, Refusal};
 use super::timeouts::Wheel;
 use super::turns::Turns;
 use crate::clock::{Clock, TICK, ticks_since};
 use crate::config::Rearm;
 use crate::net::poller::Ready;
+use crate::net::socket::Socket;
 use crate::session::TurnEnd;
 use crate::session::buffer::Budget;
 use crate::session::handler::Closed;
@@ -49,6 +52,48 @@ pub(super) struct Request {
     pub(super) key: Key,
     /// When it was seen ready; 0 when stage times are off.
     pub(super) ready_ns: u64,
+}
+
+/// How sessions are connected with the kernel.
+pub(super) trait Wiring {
+    /// By what the session of this key reads and writes in its turn.
+    fn wire(&mut self, key: Key) -> impl Wire;
+
+    /// The session's turn has ended and it waits: sees to it that what it waits for will schedule it.
+    fn watch_on(&mut self, claim: &mut Claim<'_, Connection>);
+
+    /// The session of this key, which is stale by now, is over.
+    fn end(&mut self, turns: &mut Turns<'_>, key: Key, connection: Connection, closed: Closed);
+}
+
+/// By readiness: the poller says when a system call is worth it.
+struct Readiness<'a>(&'a Reactor);
+
+impl Wiring for Readiness<'_> {
+    fn wire(&mut self, _key: Key) -> impl Wire {
+        Calls
+    }
+
+    /// Asks the poller for what the session waits for, as far as it is not watched for ever.
+    fn watch_on(&mut self, claim: &mut Claim<'_, Connection>) {
+        let Readiness(reactor) = self;
+        let poller = &reactor.desk().poller;
+        let key = claim.key().to_u64();
+        let blocked = claim.session.is_write_blocked();
+        let asked = match reactor.common.settings.rearm {
+            Rearm::Edge if blocked && !claim.watches_output => {
+                claim.watches_output = true;
+                poller.watch_edge_output(claim.socket.as_fd(), key)
+            }
+            Rearm::Edge => Ok(()),
+            Rearm::Oneshot => poller.rearm(claim.socket.as_fd(), key, claim.session.wants_input(), blocked),
+        };
+        asked.expect("a session's socket is watched from its first turn to its last");
+    }
+
+    fn end(&mut self, turns: &mut Turns<'_>, _key: Key, connection: Connection, closed: Closed) {
+        turns.end(connection, closed);
+    }
 }
 
 /// What the threads share that serve the sessions of one poller.
@@ -95,20 +140,32 @@ impl Reactor {
     /// Gives the session its turn. Returns the requests that are to be served next: this session's, if it wants another
     /// turn, and one that waited for memory, if there is some.
     pub(super) fn run(&self, turns: &mut Turns<'_>, request: Request) -> [Option<Request>; 2] {
-        let again = self.turn(turns, request);
+        self.run_wired(&mut Readiness(self), turns, request)
+    }
+
+    /// The same for sessions that are not wired as usual.
+    pub(super) fn run_wired(
+        &self,
+        wiring: &mut impl Wiring,
+        turns: &mut Turns<'_>,
+        request: Request,
+    ) -> [Option<Request>; 2] {
+        let again = self.turn(wiring, turns, request);
         let again = again.then(|| Request { key: request.key, ready_ns: self.common.stage_ns() });
         let fed = if self.budget.awaited.load(Ordering::SeqCst) { self.poll_starving() } else { None };
         [again, fed]
     }
 
     /// True if the session is queued again.
-    fn turn(&self, turns: &mut Turns<'_>, request: Request) -> bool {
+    fn turn(&self, wiring: &mut impl Wiring, turns: &mut Turns<'_>, request: Request) -> bool {
         let mut claim = self.table.claim(request.key);
         let (ticks, reasons) = (&claim.slot().ticks, claim.reasons());
-        let end = turns.run(&mut claim, ticks, reasons, &self.now.0, Some(request.ready_ns));
+        let mut wire = wiring.wire(request.key);
+        let end = turns.run(&mut claim, &mut wire, ticks, reasons, &self.now.0, Some(request.ready_ns));
+        drop(wire);
         match end {
             TurnEnd::Closed(closed) => {
-                turns.end(claim.close(), closed);
+                wiring.end(turns, request.key, claim.close(), closed);
                 false
             }
             TurnEnd::Again => {
@@ -120,7 +177,7 @@ impl Reactor {
                 false
             }
             TurnEnd::Idle => {
-                self.watch_on(&mut claim);
+                wiring.watch_on(&mut claim);
                 let again = claim.release() == Released::Again;
                 if again {
                     turns.counters().again.add(1);
@@ -128,22 +185,6 @@ impl Reactor {
                 again
             }
         }
-    }
-
-    /// Asks the poller for what the session waits for, as far as it is not watched for ever.
-    fn watch_on(&self, claim: &mut Claim<'_, Connection>) {
-        let poller = &self.desk().poller;
-        let key = claim.key().to_u64();
-        let blocked = claim.session.is_write_blocked();
-        let asked = match self.common.settings.rearm {
-            Rearm::Edge if blocked && !claim.watches_output => {
-                claim.watches_output = true;
-                poller.watch_edge_output(claim.socket.as_fd(), key)
-            }
-            Rearm::Edge => Ok(()),
-            Rearm::Oneshot => poller.rearm(claim.socket.as_fd(), key, claim.session.wants_input(), blocked),
-        };
-        asked.expect("a session's socket is watched from its first turn to its last");
     }
 
     /// Puts the session aside until there is memory for its ring.
@@ -211,6 +252,33 @@ impl Sessions {
         scheduled
     }
 
+    /// Begins a session once `watch` has seen to it that what comes for it will be an event.
+    pub(super) fn seat(
+        &mut self,
+        arrival: Arrival,
+        now_ns: u64,
+        watch: impl FnOnce(&Socket, Key) -> io::Result<()>,
+    ) -> Result<Option<u64>, Refusal> {
+        let reactor = Arc::clone(&self.reactor);
+        let over_limit = |reason: String| (Closed::OverLimit, reason);
+        let vacancy = reactor.table.reserve();
+        let vacancy = vacancy.ok_or_else(|| over_limit("there are no more slots for sessions".to_owned()))?;
+        let key = vacancy.key();
+        watch(&arrival.socket, key).map_err(|reason| over_limit(format!("it cannot be watched: {reason}")))?;
+        let speaks_first = arrival.service.speaks_first();
+        let tick = Clock::tick_of(now_ns);
+        // Events of the new key can only be collected by this thread, in a later wait.
+        vacancy.fill(Connection::begin(arrival)?, tick);
+        // One that was on its way from another front when the drain began hears of it here.
+        let stage = reactor.common.orders().stage(now_ns);
+        if speaks_first || stage != Stage::Open {
+            let _ = self.schedule(key, Reasons::RESUME | stage.reasons(), now_ns);
+        }
+        let visit_ticks = self.shortest_timeout_ticks();
+        self.wheel.insert(key.index(), tick, visit_ticks);
+        Ok(Some(now_ns + u64::from(visit_ticks) * TICK.as_nanos() as u64))
+    }
+
     fn schedule_all(&mut self, reasons: Reasons, now_ns: u64) {
         let keys: Vec<Key> = self.reactor.table.keys().collect();
         for key in keys {
@@ -226,6 +294,41 @@ impl Sessions {
         self.reactor.budget.awaited.store(false, Ordering::SeqCst);
     }
 
+    /// Sessions whose timeouts may have passed.
+    pub(super) fn poll_overdue(&mut self, now_ns: u64) -> Vec<Key> {
+        let reactor = Arc::clone(&self.reactor);
+        let tick = Clock::tick_of(now_ns);
+        let (idle_ticks, write_ticks) = (reactor.common.orders().idle_ticks(), reactor.common.orders().write_ticks());
+        let mut overdue = Vec::new();
+        self.wheel.advance(tick, |index| {
+            reactor.desk().counters.timer_visits.add(1);
+            let key = reactor.table.key_at(index)?;
+            let ticks = &reactor.table.slot(key).ticks;
+            let idle_left = left_ticks(tick, ticks.last_ready.load(Ordering::Relaxed), idle_ticks);
+            let write_left = match ticks.blocked.load(Ordering::Relaxed) {
+                0 => write_ticks,
+                since => left_ticks(tick, since, write_ticks),
+            };
+            let left = idle_left.min(write_left);
+            if left == 0 {
+                overdue.push(key);
+            }
+            // A session that is spared or not yet done with its turn is looked at again after a while.
+            Some(if left == 0 { idle_ticks.min(write_ticks) } else { left }.min(LONGEST_VISIT))
+        });
+        overdue
+    }
+
+    /// Gives these a turn in which they look at the clock.
+    pub(super) fn handle_overdue(&mut self, overdue: &[Key], now_ns: u64) {
+        for &key in overdue {
+            let _ = self.schedule(key, Reasons::TIMER, now_ns);
+        }
+        if !overdue.is_empty() {
+            self.retry_starving();
+        }
+    }
+
     fn shortest_timeout_ticks(&self) -> u32 {
         let orders = self.reactor.common.orders();
         orders.idle_ticks().min(orders.write_ticks()).min(LONGEST_VISIT)
@@ -235,28 +338,11 @@ impl Sessions {
 impl Floor for Sessions {
     fn admit(&mut self, arrival: Arrival, now_ns: u64) -> Result<Option<u64>, Refusal> {
         let reactor = Arc::clone(&self.reactor);
-        let over_limit = |reason: String| (Closed::OverLimit, reason);
-        let vacancy = reactor.table.reserve();
-        let vacancy = vacancy.ok_or_else(|| over_limit("there are no more slots for sessions".to_owned()))?;
-        let key = vacancy.key();
         let poller = &reactor.desk().poller;
-        let watched = match reactor.common.settings.rearm {
-            Rearm::Edge => poller.watch_edge(arrival.socket.as_fd(), key.to_u64()),
-            Rearm::Oneshot => poller.watch_oneshot(arrival.socket.as_fd(), key.to_u64()),
-        };
-        watched.map_err(|reason| over_limit(format!("it cannot be watched: {reason}")))?;
-        let speaks_first = arrival.service.speaks_first();
-        let tick = Clock::tick_of(now_ns);
-        // Events of the new key can only be collected by this thread, in a later wait.
-        vacancy.fill(Connection::begin(arrival)?, tick);
-        // One that was on its way from another front when the drain began hears of it here.
-        let stage = reactor.common.orders().stage(now_ns);
-        if speaks_first || stage != Stage::Open {
-            let _ = self.schedule(key, Reasons::RESUME | stage.reasons(), now_ns);
-        }
-        let visit_ticks = self.shortest_timeout_ticks();
-        self.wheel.insert(key.index(), tick, visit_ticks);
-        Ok(Some(now_ns + u64::from(visit_ticks) * TICK.as_nanos() as u64))
+        self.seat(arrival, now_ns, |socket, key| match reactor.common.settings.rearm {
+            Rearm::Edge => poller.watch_edge(socket.as_fd(), key.to_u64()),
+            Rearm::Oneshot => poller.watch_oneshot(socket.as_fd(), key.to_u64()),
+        })
     }
 
     /// The tick is stored before any session's own: a turn that reads both never finds the session's the later one.
@@ -304,32 +390,8 @@ impl Floor for Sessions {
     }
 
     fn handle_due(&mut self, now_ns: u64) {
-        let reactor = Arc::clone(&self.reactor);
-        let tick = Clock::tick_of(now_ns);
-        let (idle_ticks, write_ticks) = (reactor.common.orders().idle_ticks(), reactor.common.orders().write_ticks());
-        let mut overdue = Vec::new();
-        self.wheel.advance(tick, |index| {
-            reactor.desk().counters.timer_visits.add(1);
-            let key = reactor.table.key_at(index)?;
-            let ticks = &reactor.table.slot(key).ticks;
-            let idle_left = left_ticks(tick, ticks.last_ready.load(Ordering::Relaxed), idle_ticks);
-            let write_left = match ticks.blocked.load(Ordering::Relaxed) {
-                0 => write_ticks,
-                since => left_ticks(tick, since, write_ticks),
-            };
-            let left = idle_left.min(write_left);
-            if left == 0 {
-                overdue.push(key);
-            }
-            // A session that is spared or not yet done with its turn is looked at again after a while.
-            Some(if left == 0 { idle_ticks.min(write_ticks) } else { left }.min(LONGEST_VISIT))
-        });
-        for &key in &overdue {
-            let _ = self.schedule(key, Reasons::TIMER, now_ns);
-        }
-        if !overdue.is_empty() {
-            self.retry_starving();
-        }
+        let overdue = self.poll_overdue(now_ns);
+        self.handle_overdue(&overdue, now_ns);
     }
 }
 

@@ -19,7 +19,7 @@ use super::connection::Connection;
 use super::crew::Crew;
 use super::front::{Arrival, Floor, Front, Refusal};
 use super::turns::Turns;
-use super::{Command, Entry, Hearing, Running, Start, carries_one_by_one};
+use super::{Command, Entry, Hearing, Running, Start, anywhere, carries_one_by_one};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
 use crate::metrics::counters::TurnCounters;
@@ -39,6 +39,7 @@ pub(super) const ENTRY: Entry = Entry {
         forks: false,
     },
     start: |start| Ok(Box::new(Serial::start(start)?)),
+    available: anywhere,
 };
 
 struct Shared {

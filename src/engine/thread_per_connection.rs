@@ -23,7 +23,7 @@ use super::connection::Connection;
 use super::crew::{Crew, or_abort};
 use super::front::{Arrival, Floor, Front, Refusal};
 use super::turns::Turns;
-use super::{Command, Entry, Hearing, Running, Start, carries_all};
+use super::{Command, Entry, Hearing, Running, Start, anywhere, carries_all};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
 use crate::metrics::counters::TurnCounters;
@@ -44,6 +44,7 @@ pub(super) const ENTRY: Entry = Entry {
         forks: false,
     },
     start: |start| Ok(Box::new(ThreadPerConnection::start(start)?)),
+    available: anywhere,
 };
 
 /// Address space of a session's stack: the deepest path, a panic that prints where it happened, takes under half of it.

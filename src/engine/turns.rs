@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use log::error;
 
 use super::common::Common;
-use super::connection::Connection;
+use super::connection::{Connection, Wire};
 use crate::clock::ticks_since;
 use crate::metrics::counters::TurnCounters;
 use crate::metrics::stages::StageRecorder;
@@ -77,6 +77,7 @@ impl<'a> Turns<'a> {
     pub(super) fn run(
         &mut self,
         connection: &mut Connection,
+        wire: &mut impl Wire,
         ticks: &Ticks,
         reasons: Reasons,
         tick: &AtomicU32,
@@ -84,15 +85,22 @@ impl<'a> Turns<'a> {
     ) -> TurnEnd {
         self.counters.turns.add(1);
         if !self.common.settings.stages {
-            return self.turn(connection, ticks, reasons, tick);
+            return self.turn(connection, wire, ticks, reasons, tick);
         }
         let taken_ns = self.common.clock.now_ns();
-        let end = self.turn(connection, ticks, reasons, tick);
+        let end = self.turn(connection, wire, ticks, reasons, tick);
         self.stages.record(ready_ns, taken_ns, self.common.clock.now_ns());
         end
     }
 
-    fn turn(&mut self, connection: &mut Connection, ticks: &Ticks, reasons: Reasons, tick: &AtomicU32) -> TurnEnd {
+    fn turn(
+        &mut self,
+        connection: &mut Connection,
+        wire: &mut impl Wire,
+        ticks: &Ticks,
+        reasons: Reasons,
+        tick: &AtomicU32,
+    ) -> TurnEnd {
         if reasons.intersects(Reasons::KILL | Reasons::DRAIN_OVER) {
             let killed = reasons.intersects(Reasons::KILL);
             return TurnEnd::Closed(if killed { Closed::Killed } else { Closed::Drained });
@@ -101,7 +109,7 @@ impl<'a> Turns<'a> {
         // come or left meanwhile, and the kernel reports a socket writable only when much of it is free.
         let is_timed = reasons.intersects(Reasons::TIMER);
         let reasons = if is_timed { reasons | Reasons::WRITABLE } else { reasons };
-        let Turn { end, moved } = self.advance(connection, ticks, reasons, tick);
+        let Turn { end, moved } = self.advance(connection, wire, ticks, reasons, tick);
         match end {
             TurnEnd::Again => {
                 self.counters.budget_stops.add(1);
@@ -121,12 +129,19 @@ impl<'a> Turns<'a> {
         }
     }
 
-    fn advance(&mut self, connection: &mut Connection, ticks: &Ticks, reasons: Reasons, tick: &AtomicU32) -> Turn {
+    fn advance(
+        &mut self,
+        connection: &mut Connection,
+        wire: &mut impl Wire,
+        ticks: &Ticks,
+        reasons: Reasons,
+        tick: &AtomicU32,
+    ) -> Turn {
         let mut tally = Tally::default();
         let leases = &mut self.leases;
         let budget_bytes = self.common.settings.budget_bytes;
         let Connection { session, socket, .. } = connection;
-        let turn = || session.turn(&mut &*socket, reasons, leases, budget_bytes, &mut tally);
+        let turn = || session.turn(&mut wire.stream(socket), reasons, leases, budget_bytes, &mut tally);
         let end = catch_unwind(AssertUnwindSafe(turn)).unwrap_or_else(|_| {
             error!("a session's service panicked; the session ends");
             TurnEnd::Closed(Closed::Panicked)

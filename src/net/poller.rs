@@ -185,6 +185,13 @@ impl Poller {
     }
 }
 
+/// Readable when something is ready: for a wait in which the poller itself is only one of many.
+impl AsFd for Poller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.polling.as_fd()
+    }
+}
+
 fn edge_input() -> epoll::EventFlags {
     // PRI: Linux ends a read at the mark of urgent data, so that a short read leaves what came behind it.
     use epoll::EventFlags as Flags;

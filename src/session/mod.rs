@@ -46,6 +46,12 @@ pub trait Stream {
 
     /// Sends the FIN: nothing more will be written.
     fn finish(&mut self) -> io::Result<()>;
+
+    /// Whether all that was written is on its way: `WouldBlock` from a stream that keeps some of it for a while, and
+    /// reports by being writable that it has gone. Asked before the FIN and before the end.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// How a turn ended.
@@ -180,7 +186,7 @@ impl Session {
             match self.advance(stream, leases, &mut left_bytes, tally) {
                 // The common turn is one round; a second would only find that there is nothing more to do.
                 Ok(true) if !self.is_settled() => {}
-                Ok(_) => break self.transition_end(left_bytes, leases),
+                Ok(_) => break self.transition_end(stream, left_bytes, leases),
                 Err(closed) => break TurnEnd::Closed(closed),
             }
         };
@@ -220,7 +226,7 @@ impl Session {
         if self.stage == Stage::Open && frame_is_stuck {
             return Err(Closed::Protocol);
         }
-        if self.stage == Stage::Finishing && self.owed_len() == 0 {
+        if self.stage == Stage::Finishing && self.owed_len() == 0 && self.is_flushed(stream)? {
             if self.ended {
                 return Err(Closed::Finished);
             }
@@ -381,7 +387,7 @@ impl Session {
         Ok(count > 0)
     }
 
-    fn transition_end(&self, left_bytes: usize, leases: &mut Leases) -> TurnEnd {
+    fn transition_end(&mut self, stream: &mut impl Stream, left_bytes: usize, leases: &mut Leases) -> TurnEnd {
         let starved = leases.take_refused();
         let could_read = self.may_read && self.inbound.has_room();
         let has_room = !self.inbound.has_held() && self.outbound.len() < leases.ring_bytes();
@@ -396,9 +402,25 @@ impl Session {
         }
         if self.draining && !self.may_read && self.owed_len() == 0 {
             let said_all = self.stage == Stage::Lingering;
-            return TurnEnd::Closed(if said_all { Closed::Finished } else { Closed::Drained });
+            return match self.is_flushed(stream) {
+                Ok(true) => TurnEnd::Closed(if said_all { Closed::Finished } else { Closed::Drained }),
+                Ok(false) => TurnEnd::Idle,
+                Err(closed) => TurnEnd::Closed(closed),
+            };
         }
         TurnEnd::Idle
+    }
+
+    /// Whether nothing that was written is kept back; if it is, the session waits as for a stream that takes nothing.
+    fn is_flushed(&mut self, stream: &mut impl Stream) -> Result<bool, Closed> {
+        match stream.flush() {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.may_write = false;
+                Ok(false)
+            }
+            Err(error) => Err(closed_by(&error)),
+        }
     }
 
     /// Whether another round could not change anything: an open session with nothing to read, answer or send.

@@ -27,7 +27,7 @@ use super::front::Front;
 use super::parking::{IdleStack, Seat};
 use super::reactor::{Reactor, Sessions};
 use super::turns::Turns;
-use super::{Command, Entry, Hearing, Running, Start, carries_all};
+use super::{Command, Entry, Hearing, Running, Start, anywhere, carries_all};
 use crate::config::{AtOnce, EngineInfo, LowWater, Settings};
 use crate::error::Error;
 use crate::metrics::counters::TurnCounters;
@@ -60,6 +60,7 @@ pub(super) const ENTRY: Entry = Entry {
         forks: false,
     },
     start: |start| Ok(Box::new(Pool::start(start)?)),
+    available: anywhere,
 };
 
 /// The low-water mark `auto`: a worker wakes the parked poller when it finds nothing left to take. To do so with a turn

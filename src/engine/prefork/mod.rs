@@ -27,7 +27,7 @@ use super::front::{Arrival, Floor, Front, Refusal};
 use super::processes::{Parent, ProcessFloor, Processes, serve_one};
 use super::scoreboard::Own;
 use super::turns::Turns;
-use super::{Entry, Served, Start, carries_apart};
+use super::{Entry, Served, Start, anywhere, carries_apart};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
 use crate::metrics::stages::StageRecorder;
@@ -50,6 +50,7 @@ pub(super) const ENTRY: Entry = Entry {
         forks: true,
     },
     start: |start| Ok(Box::new(begin(start)?)),
+    available: anywhere,
 };
 
 /// The key of a child's nudges, behind those of its listeners.
