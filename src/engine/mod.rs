@@ -19,6 +19,7 @@ mod leader_followers;
 mod parking;
 mod pool;
 pub mod prefork;
+mod proactor;
 mod process_per_connection;
 mod processes;
 mod reactor;
@@ -52,7 +53,7 @@ fn anywhere() -> Result<(), String> {
     Ok(())
 }
 
-const ENTRIES: [Entry; 8] = [
+const ENTRIES: [Entry; 9] = [
     pool::ENTRY,
     leader_followers::ENTRY,
     event_loop::ENTRY,
@@ -60,6 +61,7 @@ const ENTRIES: [Entry; 8] = [
     thread_per_connection::ENTRY,
     process_per_connection::ENTRY,
     prefork::ENTRY,
+    proactor::ENTRY,
     serial::ENTRY,
 ];
 

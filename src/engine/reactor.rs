@@ -264,11 +264,13 @@ impl Sessions {
         let vacancy = reactor.table.reserve();
         let vacancy = vacancy.ok_or_else(|| over_limit("there are no more slots for sessions".to_owned()))?;
         let key = vacancy.key();
-        watch(&arrival.socket, key).map_err(|reason| over_limit(format!("it cannot be watched: {reason}")))?;
         let speaks_first = arrival.service.speaks_first();
+        let connection = Connection::begin(arrival)?;
+        let watched = watch(&connection.socket, key);
+        watched.map_err(|reason| over_limit(format!("it cannot be watched: {reason}")))?;
         let tick = Clock::tick_of(now_ns);
         // Events of the new key can only be collected by this thread, in a later wait.
-        vacancy.fill(Connection::begin(arrival)?, tick);
+        vacancy.fill(connection, tick);
         // One that was on its way from another front when the drain began hears of it here.
         let stage = reactor.common.orders().stage(now_ns);
         if speaks_first || stage != Stage::Open {

@@ -50,6 +50,11 @@ impl Batch {
         Batch { events: Vec::with_capacity(capacity) }
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
     /// The events in the order in which the kernel saw them.
     pub fn iter(&self) -> impl Iterator<Item = Ready> + '_ {
         use epoll::EventFlags as Flags;

@@ -74,6 +74,12 @@ pub struct Completion {
 }
 
 impl Completion {
+    /// Nothing happened to the socket: the operation was cancelled or interrupted, or there was no buffer for it.
+    pub fn is_void(&self) -> bool {
+        const VOID: [Errno; 4] = [Errno::CANCELED, Errno::INTR, Errno::AGAIN, Errno::NOBUFS];
+        self.result.as_ref().is_err_and(|error| Errno::from_io_error(error).is_some_and(|errno| VOID.contains(&errno)))
+    }
+
     /// The connection of an accept.
     ///
     /// # Errors
@@ -155,6 +161,12 @@ impl Ring {
     pub fn poll_multishot(&mut self, source: BorrowedFd<'_>, key: u64) {
         let events = u32::from(PollFlags::IN.bits());
         self.push_harmless(opcode::PollAdd::new(fd(source), events).multi(true).build(), key);
+    }
+
+    /// Completes once, when there is something to read of a socket, without reading it.
+    pub fn poll(&mut self, source: BorrowedFd<'_>, key: u64) {
+        let events = u32::from((PollFlags::IN | PollFlags::RDHUP).bits());
+        self.push_harmless(opcode::PollAdd::new(fd(source), events).build(), key);
     }
 
     /// Hands over what was asked for and waits until something completes, the timeout passes or a signal comes; None waits

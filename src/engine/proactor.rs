@@ -1,0 +1,309 @@
+//! The engine `proactor`: completion instead of readiness. N pairs of one ring and one thread.
+//!
+//! ```text
+//!   port ──┬──▶ ring 0: hand over, wait ─▶ completions ─▶ turn, turn ─▶ hand over, wait
+//!          └──▶ ring 1: hand over, wait ─▶ completions ─▶ turn          (receives and sends go together)
+//! ```
+//! Who waits: every thread, for its own sessions, in its own ring. Who runs: the thread that waits for the session. What is
+//! handed over: operations, to the kernel. It receives into buffers that all sessions of a ring share and says when it has;
+//! sends are handed over with the next wait. A round is one system call, however many sessions it serves.
+//!
+//! What is rare goes the usual way: the desk's poller (listeners, commands, the alarm) is itself watched by the ring.
+//!
+//! Read next: `proactor/ports.rs`, the operations; the chapter is `design/engines/proactor.md`.
+
+mod ports;
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use self::ports::{CANCEL, FIRST_PORT, Ports};
+use super::accept::share_ports;
+use super::books::Books;
+use super::common::{Common, Stage};
+use super::crew::Crew;
+use super::front::{Arrival, Floor, Front, Refusal};
+use super::reactor::{Reactor, Sessions};
+use super::turns::Turns;
+use super::{Command, Entry, Hearing, Running, Served, Start, carries_all};
+use crate::config::{AtOnce, EngineInfo};
+use crate::error::Error;
+use crate::metrics::counters::TurnCounters;
+use crate::metrics::stages::StageRecorder;
+use crate::metrics::summary::Summary;
+use crate::net::poller::{Batch, Ready};
+use crate::net::ring::{Ring, Size, probe};
+
+pub(super) const ENTRY: Entry = Entry {
+    info: EngineInfo {
+        name: "proactor",
+        about: "N pairs of one io_uring and one thread: completion instead of readiness",
+        carries: carries_all,
+        options: &["workers", "batch", "budget", "ring", "stages", "pin"],
+        at_once: AtOnce::Many,
+        forks: false,
+    },
+    start: |start| Ok(Box::new(Proactor::start(start)?)),
+    available,
+};
+
+/// Buffers of each ring to receive into: as many as completions of one round, in a busy one. Those that nobody holds cost
+/// the cache a line or two each, since they go around.
+const BUFFERS: u16 = 512;
+
+/// Bytes of each, if rings are no shorter: a message of 64 KiB takes four. 8 MiB for each worker, beside `max_buffers`.
+const BUFFER_BYTES: usize = 16 << 10;
+
+/// Messages up to this length are copied to be sent; copying more costs more than the second turn that it saves. Guess.
+const SEND_BYTES: usize = 4 << 10;
+
+/// Places for them, for each worker: 1 MiB. A message that finds none is sent from where it lies.
+const SENDS: u16 = 256;
+
+/// Operations that go together; more cost one more call.
+const SUBMISSIONS: u32 = 256;
+
+/// Completions that wait without costing the kernel memory of its own.
+const COMPLETIONS: u32 = 2048;
+
+/// The key of the desk's poller in the ring.
+const DESK: u64 = 0;
+
+fn available() -> Result<(), String> {
+    let features = probe()?;
+    match features.receive_multishot {
+        true => Ok(()),
+        false => Err("io_uring is of a kernel before 6.0: it has no receive that goes on".to_owned()),
+    }
+}
+
+/// What one worker has to itself.
+struct Worker {
+    reactor: Arc<Reactor>,
+    counters: TurnCounters,
+    stages: StageRecorder,
+}
+
+/// The running engine.
+struct Proactor {
+    common: Arc<Common>,
+    workers: Arc<[Worker]>,
+    crew: Crew,
+}
+
+impl Proactor {
+    fn start(mut start: Start) -> Result<Proactor, Error> {
+        let count = start.settings.workers;
+        let shares = share_ports(std::mem::take(&mut start.listeners), count)?;
+        let common = Arc::new(Common::new(start.settings, start.clock, count)?);
+        let buffer_bytes = common.settings.limits.max_buffer_bytes / count;
+        let made = |number| Worker {
+            reactor: Reactor::new(&common, number, start.most_sessions, buffer_bytes),
+            counters: TurnCounters::default(),
+            stages: StageRecorder::default(),
+        };
+        let workers: Arc<[Worker]> = (0..count).map(made).collect();
+        let crew = Crew::new(common.settings.pin);
+        let engine = Proactor { common, workers, crew };
+        let (told, tells) = channel();
+        let mut outcome = Ok(());
+        for (number, served) in shares.into_iter().enumerate() {
+            let (workers, told) = (Arc::clone(&engine.workers), told.clone());
+            let run = move || workers[number].run(number, served, told);
+            outcome = outcome.and(engine.crew.start(format!("ring-{number}"), Some(number), run));
+            // A ring belongs to the thread that makes it, and only there is it known whether it could be made.
+            outcome = outcome.and_then(|()| tells.recv().expect("a worker tells how it began"));
+            if outcome.is_err() {
+                // This one and those behind it let nobody in; the others are to end.
+                (number..count).for_each(|_| engine.common.close_one());
+                break;
+            }
+        }
+        if let Err(reason) = outcome {
+            engine.common.tell(&Command::Stop);
+            engine.crew.join();
+            return Err(reason);
+        }
+        Ok(engine)
+    }
+
+    fn books(&self) -> Books<'_> {
+        Books {
+            engine: ENTRY.info.name,
+            common: &self.common,
+            turns: self.workers.iter().map(|worker| &worker.counters).collect(),
+            stages: self.workers.iter().map(|worker| &worker.stages).collect(),
+            polls_sessions: true,
+            buffer_bytes: Some(self.workers.iter().map(|worker| worker.reactor.budget.made_bytes()).sum()),
+            accepted_elsewhere: 0,
+            open: self.common.live() as u64,
+        }
+    }
+}
+
+impl Worker {
+    fn run(&self, number: usize, served: Vec<Served>, told: Sender<Result<(), Error>>) {
+        let common = &self.reactor.common;
+        let front = ring(common.settings.ring_bytes).and_then(|ring| {
+            let (sessions, ports) = (Sessions::new(&self.reactor), Ports::new(ring));
+            let floor = Completions { reactor: Arc::clone(&self.reactor), sessions, ports, rang: false };
+            Front::new(Arc::clone(common), number, served, floor)
+        });
+        match front {
+            Ok(mut front) => {
+                front.floor.watch_desk();
+                told.send(Ok(())).expect("whoever starts the engine waits for this");
+                self.serve(front);
+            }
+            Err(reason) => told.send(Err(reason)).expect("whoever starts the engine waits for this"),
+        }
+    }
+
+    fn serve(&self, mut front: Front<Completions>) {
+        let reactor = &*self.reactor;
+        let common = &reactor.common;
+        let mut turns = Turns::new(common, &reactor.budget, &self.counters, &self.stages);
+        let mut batch = Batch::new(common.settings.batch);
+        while !front.is_drained() {
+            let floor = &mut front.floor;
+            let is_busy = floor.rang || !floor.sessions.ready.is_empty();
+            floor.submit_and_wait(is_busy.then_some(Duration::ZERO));
+            let now_ns = common.clock.now_ns();
+            floor.handle_wait(now_ns);
+            let events = floor.take(common.settings.batch, now_ns);
+            front.count_wait(events);
+            if front.floor.rang {
+                front.wait_uncounted(&mut batch, Some(Duration::ZERO));
+                // Nothing rings again for what it has left, such as connections behind a burst.
+                front.floor.rang = !batch.is_empty();
+            }
+            let Completions { sessions, ports, .. } = &mut front.floor;
+            let round = sessions.ready.len();
+            for place in 0..round {
+                let request = sessions.ready[place];
+                sessions.ready.extend(reactor.run_wired(ports, &mut turns, request).into_iter().flatten());
+            }
+            sessions.ready.drain(..round);
+            for (connection, closed) in ports.left.drain(..) {
+                turns.end(connection, closed);
+            }
+        }
+    }
+}
+
+fn ring(ring_bytes: usize) -> Result<Ring, Error> {
+    let buffer_bytes = ring_bytes.min(BUFFER_BYTES) as u32;
+    let size = Size { submissions: SUBMISSIONS, completions: COMPLETIONS, buffers: BUFFERS, buffer_bytes };
+    Ring::new(size).map_err(|reason| Error::resource("make a ring", reason))
+}
+
+/// The floor of a worker's front.
+struct Completions {
+    reactor: Arc<Reactor>,
+    sessions: Sessions,
+    ports: Ports,
+    /// The desk's poller has something for the front.
+    rang: bool,
+}
+
+impl Completions {
+    fn watch_desk(&mut self) {
+        self.ports.ring.poll_multishot(self.reactor.desk().poller.as_fd(), DESK);
+    }
+
+    fn submit_and_wait(&mut self, timeout: Option<Duration>) -> usize {
+        self.ports.ring.submit_and_wait(timeout).expect("waiting in our own ring cannot fail")
+    }
+
+    /// Takes at most so many completions; how many of them were of sessions.
+    fn take(&mut self, most: usize, now_ns: u64) -> u64 {
+        let mut events = 0;
+        for _ in 0..most {
+            let Some(completion) = self.ports.ring.next_completion() else { break };
+            match completion.key {
+                FIRST_PORT.. => {
+                    events += 1;
+                    let Some((key, news)) = self.ports.handle(completion) else { continue };
+                    if news.readable || news.writable {
+                        let (readable, writable, read_on) = (news.readable, news.writable, news.read_on);
+                        self.sessions.handle_event(Ready { key, readable, writable, read_on }, now_ns);
+                    }
+                }
+                CANCEL => {}
+                DESK => {
+                    self.rang = true;
+                    if !completion.more {
+                        self.watch_desk();
+                    }
+                }
+                key => panic!("nothing has the key {key}"),
+            }
+        }
+        events
+    }
+
+    /// Takes all that the kernel can complete now.
+    fn take_all(&mut self, now_ns: u64) {
+        while self.submit_and_wait(Some(Duration::ZERO)) > 0 {
+            self.take(usize::MAX, now_ns);
+        }
+    }
+}
+
+impl Floor for Completions {
+    fn admit(&mut self, arrival: Arrival, now_ns: u64) -> Result<Option<u64>, Refusal> {
+        let ports = &mut self.ports;
+        self.sessions.seat(arrival, now_ns, |socket, key| {
+            ports.open(key, socket);
+            Ok(())
+        })
+    }
+
+    fn handle_wait(&mut self, now_ns: u64) {
+        self.sessions.handle_wait(now_ns);
+    }
+
+    /// Sessions are not watched by the poller.
+    fn handle_event(&mut self, _ready: Ready, _now_ns: u64) {}
+
+    fn handle_stage(&mut self, stage: Stage, now_ns: u64) {
+        // What the kernel holds for a session is to be known to it when it hears of the drain.
+        self.take_all(now_ns);
+        self.sessions.handle_stage(stage, now_ns);
+    }
+
+    fn handle_timeouts(&mut self, now_ns: u64) {
+        self.sessions.handle_timeouts(now_ns);
+    }
+
+    fn next_due_ns(&self, now_ns: u64) -> Option<u64> {
+        self.sessions.next_due_ns(now_ns)
+    }
+
+    fn handle_due(&mut self, now_ns: u64) {
+        let overdue = self.sessions.poll_overdue(now_ns);
+        if !overdue.is_empty() {
+            // The kernel ends a send when much of the socket is free; a peer that reads little is to be seen as well.
+            overdue.iter().for_each(|key| self.ports.take_back_send(*key));
+            self.take_all(now_ns);
+            self.sessions.handle_overdue(&overdue, now_ns);
+        }
+    }
+}
+
+impl Running for Proactor {
+    fn command(&self, command: Command) {
+        self.common.tell(&command);
+    }
+
+    fn summary(&self) -> Summary {
+        self.books().summary()
+    }
+
+    fn join(&self, _hearing: Option<Hearing<'_>>) {
+        self.crew.join();
+        self.books().check();
+    }
+}
