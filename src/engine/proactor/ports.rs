@@ -290,8 +290,9 @@ impl Wiring for Ports {
         if let Output::Returned(copied) = port.output {
             self.outbox.send(&mut self.ring, port, copied, &claim.socket);
         }
-        // One that holds buffers has not read them for want of room: it will when its peer has taken something.
-        if matches!(port.input, Input::Resting) && port.held.count == 0 {
+        // One that has no room reads on by itself when its peer has taken something; to be told of input would tell it
+        // nothing, again and again.
+        if matches!(port.input, Input::Resting) && claim.session.wants_input() {
             self.receive(index, &claim.socket);
         }
     }
