@@ -7,8 +7,9 @@
 //!   gives them back. A port that holds [`MOST_HELD`] is not received for until the session has read them; when no buffer
 //!   is left, a port asks to be told of input instead ([`Ring::poll`]). Whoever is not received for reads by a system call,
 //!   until there is nothing: so nobody waits for buffers that others hold, and a drain misses nothing.
-//! - Out: one send at a time. What fits is copied into memory of the ports' own, and the session has its ring back at once;
-//!   a longer message is sent from where it lies, and the session learns by the completion how much has left.
+//! - Out: one send at a time. A short message is copied into memory of the ports' own, and the session has its ring back at
+//!   once. A longer one goes by a system call as far as the socket takes it, since the bytes cost more than the call; the
+//!   rest is sent from where it lies, and the session learns by the completion how much has left.
 //!
 //! Invariants:
 //! - *sent-from-where-it-lies*: bytes that a send is to take stay in place until its completion was taken. The session owes
@@ -367,26 +368,24 @@ impl Stream for PortStream<'_> {
 
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.flush()?;
-        let mut count = match mem::replace(&mut self.port.output, Output::Nothing) {
-            Output::Nothing => 0,
-            // It was taken back: what the socket takes now is what it takes.
-            Output::Sent(Ok(0)) => match self.socket.write(slices) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-                written => written?,
-            },
-            Output::Sent(count) => count?,
+        let (mut count, is_short) = match mem::replace(&mut self.port.output, Output::Nothing) {
+            Output::Nothing => (0, slices.iter().map(|slice| slice.len()).sum::<usize>() <= SEND_BYTES),
+            Output::Sent(count) => (count?, false),
             pending => {
                 self.port.output = pending;
                 return Err(ErrorKind::WouldBlock.into());
             }
         };
         let mut left = [IoSlice::new(&[]); 4];
-        let left = unsent(slices, count, &mut left);
-        let bytes: usize = left.iter().map(|slice| slice.len()).sum();
-        if let Some(copied) = self.outbox.copy(left, bytes) {
+        if is_short && let Some(copied) = self.outbox.copy(slices) {
             self.outbox.send(self.ring, self.port, copied, self.socket);
-            count += bytes;
-        } else if let Some(first) = left.first() {
+            return Ok(usize::from(copied.to));
+        }
+        let rest = unsent(slices, count, &mut left);
+        if !rest.is_empty() {
+            count += self.write_directly(rest)?;
+        }
+        if let Some(first) = unsent(slices, count, &mut left).first() {
             let key = self.port.key << 1 | SEND;
             // SAFETY: sent-from-where-it-lies; the session that owns the ring of these bytes lives until the completion,
             // by quiet-when-closed.
@@ -407,11 +406,8 @@ impl Stream for PortStream<'_> {
     fn flush(&mut self) -> io::Result<()> {
         self.check()?;
         if let Output::Returned(Copied { place, from, to }) = self.port.output {
-            let count = match self.socket.write(&[IoSlice::new(self.outbox.bytes(Copied { place, from, to }))]) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-                written => written? as u16,
-            };
-            let copied = Copied { place, from: from + count, to };
+            let rest = IoSlice::new(self.outbox.bytes(Copied { place, from, to }));
+            let copied = Copied { place, from: from + self.write_directly(&[rest])? as u16, to };
             match copied.from < to {
                 true => self.outbox.send(self.ring, self.port, copied, self.socket),
                 false => self.port.output.end(self.outbox),
@@ -426,6 +422,14 @@ impl Stream for PortStream<'_> {
 }
 
 impl PortStream<'_> {
+    /// By a system call: as much as the socket takes now, perhaps nothing.
+    fn write_directly(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.socket.write(slices) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            written => written,
+        }
+    }
+
     /// What became of bytes that the session no longer owes.
     fn check(&mut self) -> io::Result<()> {
         self.port.error.take().map_or(Ok(()), Err)
@@ -527,18 +531,16 @@ impl Outbox {
         &self.memory[start + usize::from(copied.from)..start + usize::from(copied.to)]
     }
 
-    /// Copies the slices to a free place, if there is one and they fit.
-    fn copy(&mut self, slices: &[IoSlice<'_>], bytes: usize) -> Option<Copied> {
-        if bytes == 0 || bytes > SEND_BYTES {
-            return None;
-        }
+    /// Copies the slices, no more than [`SEND_BYTES`], to a free place if there is one.
+    fn copy(&mut self, slices: &[IoSlice<'_>]) -> Option<Copied> {
         let place = self.free.pop()?;
-        let mut at = usize::from(place) * Outbox::DISTANCE;
+        let start = usize::from(place) * Outbox::DISTANCE;
+        let mut end = start;
         for slice in slices {
-            self.memory[at..at + slice.len()].copy_from_slice(slice);
-            at += slice.len();
+            self.memory[end..end + slice.len()].copy_from_slice(slice);
+            end += slice.len();
         }
-        Some(Copied { place, from: 0, to: bytes as u16 })
+        Some(Copied { place, from: 0, to: (end - start) as u16 })
     }
 
     fn send(&self, ring: &mut Ring, port: &mut Port, copied: Copied, socket: &Socket) {

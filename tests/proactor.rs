@@ -1,0 +1,154 @@
+//! What only the engine that waits for completions has to get right: buffers that all sessions share, memory and sockets
+//! that operations are pending on, and descriptors at the end.
+//!
+//! Where the kernel refuses io_uring the tests say so and pass. What holds on every engine is in `engine_contract.rs`.
+
+#[path = "support/client.rs"]
+mod client;
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::thread;
+
+use maitred::daemon::Daemon;
+use maitred::engine;
+
+use client::{Client, closed, config, drain, text, wait_until};
+
+/// Tests that count descriptors or memory have the process to themselves.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// A daemon, or none where there can be none.
+fn start(flags: &[&str]) -> Option<(Daemon, SocketAddr)> {
+    if let Err(reason) = engine::available("proactor") {
+        println!("skipped: {reason}");
+        return None;
+    }
+    let named = ["--engine", "proactor", "--workers", "1", "--idle-timeout", "off"];
+    let listens = ["--listen", "echo=tcp://127.0.0.1:0"];
+    Some(client::start(&config(&[&named[..], &listens, flags].concat())))
+}
+
+/// A client that has sent until nothing more is taken, and has read nothing.
+fn stuffed(server: SocketAddr) -> Client {
+    let mut client = Client::connect_small(server);
+    client.0.set_nonblocking(true).expect("a socket");
+    let chunk = text(16 << 10, 5);
+    let mut stalls = 0;
+    while stalls < 20 {
+        match client.0.write(&chunk) {
+            Ok(_) => stalls = 0,
+            Err(_) => {
+                stalls += 1;
+                thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
+    }
+    client.0.set_nonblocking(false).expect("a socket");
+    client
+}
+
+#[test]
+fn those_who_do_not_read_leave_others_without_buffers_but_not_without_service() {
+    let _alone = ALONE.lock();
+    let Some((daemon, server)) = start(&["--write-timeout", "1h", "--ring", "4KiB"]) else { return };
+    // Each may hold eight of 512 buffers.
+    let mut stuck: Vec<Client> = (0..80).map(|_| stuffed(server)).collect();
+    let mut others: Vec<Client> = (0..20).map(|_| Client::connect(server)).collect();
+    for round in 0..50 {
+        others.iter_mut().for_each(|client| client.echo(&text(1 + round * 200, round)));
+    }
+    let before = daemon.summary().poller.polls;
+    thread::sleep(std::time::Duration::from_millis(200));
+    let polls = daemon.summary().poller.polls.zip(before).map(|(after, before)| after - before);
+    assert!(polls < Some(100), "nobody spins while there are no buffers: {polls:?} waits");
+    for client in &mut stuck {
+        client.finish();
+    }
+    let read: Vec<usize> = thread::scope(|scope| {
+        let readers: Vec<_> = stuck
+            .iter_mut()
+            .map(|client| {
+                scope.spawn(|| {
+                    let mut all = Vec::new();
+                    client.0.read_to_end(&mut all).expect("all that was sent comes back");
+                    all.len()
+                })
+            })
+            .collect();
+        readers.into_iter().map(|reader| reader.join().expect("it reads")).collect()
+    });
+    assert!(read.iter().all(|len| *len > 64 << 10));
+    let summary = drain(&daemon);
+    assert_eq!(closed(&summary, "finished"), 80, "{:?}", summary.closed);
+}
+
+#[test]
+fn a_reader_that_is_only_slow_runs_into_no_write_timeout() {
+    let _alone = ALONE.lock();
+    let Some((daemon, server)) = start(&["--write-timeout", "300ms"]) else { return };
+    let mut client = stuffed(server);
+    let (mut total, mut chunk) = (0, [0; 4 << 10]);
+    // Far too little at a time for the kernel to call the socket writable.
+    for _ in 0..60 {
+        client.0.read_exact(&mut chunk).expect("it is not cut off");
+        total += chunk.len();
+        thread::sleep(std::time::Duration::from_millis(20));
+    }
+    client.finish();
+    total += client.0.read_to_end(&mut Vec::new()).expect("the rest comes");
+    assert!(total > 64 << 10);
+    assert_eq!(closed(&drain(&daemon), "write_timeout"), 0);
+}
+
+#[test]
+fn a_drain_sends_what_is_owed_and_a_stop_does_not_wait() {
+    let _alone = ALONE.lock();
+    for len in [100, 3_000, 200_000] {
+        let Some((daemon, server)) = start(&[]) else { return };
+        let mut client = Client::connect(server);
+        client.send(&text(len, 7));
+        daemon.drain();
+        let mut all = Vec::new();
+        client.0.read_to_end(&mut all).expect("in order");
+        assert_eq!(all.len(), len, "what the kernel held at the drain is answered");
+        drain(&daemon);
+    }
+    let Some((daemon, server)) = start(&["--drain-timeout", "1h", "--write-timeout", "1h"]) else { return };
+    let stuck: Vec<Client> = (0..10).map(|_| stuffed(server)).collect();
+    daemon.drain();
+    daemon.stop();
+    let summary = daemon.join();
+    assert_eq!(closed(&summary, "killed"), 10, "{:?}", summary.closed);
+    drop(stuck);
+}
+
+#[test]
+fn no_descriptor_and_no_ring_outlives_its_session() {
+    let _alone = ALONE.lock();
+    let open = || std::fs::read_dir("/proc/self/fd").expect("a Linux").count();
+    let before = open();
+    let Some((daemon, server)) = start(&["--write-timeout", "300ms"]) else { return };
+    let idle = open();
+    for round in 0..300 {
+        let mut client = Client::connect(server);
+        match round % 4 {
+            0 => client.reset(),
+            1 => {
+                client.send(&text(100_000, round));
+                client.reset();
+            }
+            2 => client.send(&text(5_000, round)),
+            _ => client.echo(&text(20_000, round)),
+        }
+    }
+    let stuck: Vec<Client> = (0..10).map(|_| stuffed(server)).collect();
+    wait_until("they have run into the timeout", || closed(&daemon.summary(), "write_timeout") == 10);
+    drop(stuck);
+    wait_until("all have ended", || daemon.summary().open == 0);
+    wait_until("their descriptors are closed", || open() == idle);
+    drain(&daemon);
+    drop(daemon);
+    wait_until("the engine's own are closed", || open() == before);
+}
