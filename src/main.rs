@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 
 use maitred::cli::{self, Args, Command};
 use maitred::config::Config;
-use maitred::engine::ENGINES;
+use maitred::engine::{self, ENGINES};
 use maitred::error::Error;
 use maitred::logging::{Log, install_panic_hook};
 
@@ -41,6 +41,10 @@ fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Check(args) => {
             let log = Log::start();
             let config = Config::resolve(&args, ENGINES)?;
+            // The configuration is right all the same, and may be meant for another machine.
+            if let Err(reason) = engine::available(config.engine) {
+                log::warn!("the engine {} cannot run here: {reason}", config.engine);
+            }
             log.flush();
             print(config.to_toml().as_bytes())
         }

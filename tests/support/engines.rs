@@ -9,7 +9,7 @@ use std::any::type_name_of_val;
 use std::thread;
 
 use maitred::config::{AtOnce, EngineInfo};
-use maitred::engine::ENGINES;
+use maitred::engine::{ENGINES, available};
 
 use crate::process::check_all;
 
@@ -25,7 +25,14 @@ pub(crate) struct LeftOut {
 
 /// The engines to test.
 pub(crate) fn engines() -> Vec<&'static EngineInfo> {
-    let Ok(choice) = std::env::var(CHOICE) else { return ENGINES.iter().collect() };
+    let is_available = |engine: &&EngineInfo| match available(engine.name) {
+        Ok(()) => true,
+        Err(reason) => {
+            println!("{} is skipped: {reason}", engine.name);
+            false
+        }
+    };
+    let Ok(choice) = std::env::var(CHOICE) else { return ENGINES.iter().filter(is_available).collect() };
     let chosen: Vec<&EngineInfo> = ENGINES.iter().filter(|engine| engine.name == choice).collect();
     assert!(!chosen.is_empty(), "{CHOICE} = {choice} is no engine");
     chosen
