@@ -45,6 +45,11 @@ pub(crate) fn drain(daemon: &Daemon) -> Summary {
     summary
 }
 
+/// Sessions that ended in this way.
+pub(crate) fn closed(summary: &Summary, way: &str) -> u64 {
+    summary.closed.iter().find(|(name, _)| *name == way).expect("a way to end").1
+}
+
 /// Looks again and again until `holds`, which must be before the deadline.
 #[track_caller]
 pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
