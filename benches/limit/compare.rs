@@ -315,7 +315,7 @@ fn variants(plan: &Plan, row: &Row) -> io::Result<Vec<Variant>> {
 }
 
 /// Why the bare ring cannot run here.
-fn ring_refusal() -> Option<String> {
+pub(crate) fn ring_refusal() -> Option<String> {
     match ring::probe() {
         Ok(features) if features.accept_multishot && features.receive_multishot && features.deferred => None,
         Ok(features) => Some(format!("io_uring is too old here: {features:?}")),

@@ -10,6 +10,12 @@ use rustix::net::sockopt;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a server is watched before it counts as quiet.
+const STEP: Duration = Duration::from_millis(250);
+
+/// Connections that come and go before memory is measured, since the first ones also pay for code and tables.
+const FIRST: usize = 4;
+
 /// Resident bytes per connection of `count` idle ones.
 pub(crate) fn bytes_per_connection(address: SocketAddrV4, count: usize, pid: u32) -> io::Result<f64> {
     wait_until_quiet(pid)?;
@@ -21,9 +27,45 @@ pub(crate) fn bytes_per_connection(address: SocketAddrV4, count: usize, pid: u32
     Ok((after as f64 - before as f64) / count as f64)
 }
 
+/// The same of a server that may be several processes, pages that they share counted once (PSS). `forks`: their number
+/// follows the connections, late. What the first connections of all cost is not counted.
+pub(crate) fn shared_bytes_per_connection(
+    address: SocketAddrV4,
+    count: usize,
+    pid: u32,
+    forks: bool,
+) -> io::Result<f64> {
+    drop(hold(address, FIRST)?);
+    let before = settled_bytes(pid, forks)?;
+    let idle = hold(address, count)?;
+    let after = settled_bytes(pid, forks)?;
+    drop(idle);
+    Ok((after as f64 - before as f64) / count as f64)
+}
+
+/// Memory of the server and its descendants when nothing happens any more.
+fn settled_bytes(pid: u32, forks: bool) -> io::Result<u64> {
+    // Where processes come and go, their number must have stayed for two seconds: a pool shrinks a second late.
+    let (steps, limit) = if forks { (8, TIMEOUT * 4) } else { (1, TIMEOUT) };
+    let deadline = Instant::now() + limit;
+    let mut server = ProcessTree::watch(pid)?;
+    let (mut quiet, mut processes) = (0, 0);
+    loop {
+        let before = server.reading();
+        sleep(STEP);
+        let used = server.used_since(&before);
+        // A parent that looks at a hundred children ten times a second is not at rest, but nothing changes.
+        let is_quiet = forks || u128::from(used.cpu_ns) < STEP.as_nanos() / 100;
+        quiet = if is_quiet && used.processes == processes { quiet + 1 } else { 0 };
+        processes = used.processes;
+        if quiet >= steps || Instant::now() >= deadline {
+            return used.rss_bytes.ok_or_else(|| io::Error::other("its memory may not be looked at"));
+        }
+    }
+}
+
 /// Waits until the process uses less than 1% of a CPU, at most five seconds.
 fn wait_until_quiet(pid: u32) -> io::Result<()> {
-    const STEP: Duration = Duration::from_millis(250);
     let deadline = Instant::now() + TIMEOUT;
     let mut server = ProcessTree::watch(pid)?;
     while Instant::now() < deadline {

@@ -34,7 +34,7 @@ use crate::process::{self, Server};
 /// that is measured here.
 const SETTLE: Duration = Duration::from_millis(40);
 /// How long a slice waits for what is in flight when its window is over.
-const GRACE: Duration = Duration::from_secs(1);
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 /// The plan of a load on the echo server at `address`; `flags` are those of `maitred load`.
 pub(crate) fn plan(flags: &str, address: SocketAddrV4) -> Plan {

@@ -7,11 +7,12 @@
 //!
 //! Reading order: [`bare`] is the loop, [`ring`] the one by completion, [`load`] the load in turns, [`idle`] the load that does nothing, [`rows`] the
 //! goals, [`statistics`] the interval, [`process`] how servers are started and stopped, [`machine`] what else runs,
-//! [`compare`] the rounds, [`report`] the table, [`generator`] the comparison of the load itself, [`timer`] how late it
-//! sends.
+//! [`compare`] the rounds, [`report`] the table, [`engines`] every engine under the same loads, [`generator`] the comparison
+//! of the load itself, [`timer`] how late it sends.
 
 mod bare;
 mod compare;
+mod engines;
 mod generator;
 mod idle;
 mod load;
@@ -51,6 +52,8 @@ enum Command {
     Compare(Compare),
     /// Run the bare echo loop until stdin closes
     Serve(Serve),
+    /// Measure every engine under the same loads, for the table of `design/engines`
+    Engines(Engines),
     /// Compare the load generator itself with the bare loop that it loads
     Generator(Generator),
     /// Measure how late the load generator takes up what is due
@@ -82,6 +85,37 @@ struct Compare {
     /// Write every run and every ratio to FILE
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Engines {
+    /// Engines to measure, separated by commas, beside the bare loop `bare-1`; without it every one, and `ring-1`
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    engines: Vec<String>,
+    /// The daemon to measure
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_maitred"), value_name = "PATH")]
+    maitred: PathBuf,
+    /// How often each engine has its turn at each load
+    #[arg(long, default_value_t = 5, value_parser = count)]
+    rounds: usize,
+    /// What is measured of one load in one round
+    #[arg(long, default_value = "1s", value_parser = window)]
+    window: Duration,
+    /// Load on the new server before that
+    #[arg(long, default_value = "300ms", value_parser = parse_duration)]
+    warmup: Duration,
+    /// Idle connections; fewer where each is a process
+    #[arg(long, default_value_t = 1000, value_parser = count)]
+    idle: usize,
+    /// Decides the order of engines and the bytes
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The server on one CPU, the load on another
+    #[arg(long)]
+    pin: bool,
+    /// Write the rows to FILE
+    #[arg(long, value_name = "FILE")]
+    json: PathBuf,
 }
 
 /// Of the two that measure the load itself.
@@ -191,6 +225,7 @@ fn run(command: Command) -> io::Result<()> {
                 false => bare::run(serve.threads, serve.read),
             }
         }
+        Command::Engines(engines) => engines::run(&engines),
         Command::Generator(generator) => generator::run(&generator.turns, generator.json.as_deref()),
         Command::Timer(timer) => timer::run(&timer.turns, timer.json.as_deref()),
         Command::Launch(launch) => Err(process::become_program(launch.parent, launch.cpu, &launch.command)),
@@ -202,6 +237,13 @@ fn window(text: &str) -> Result<Duration, &'static str> {
     match parse_duration(text)? {
         Duration::ZERO => Err("is too short to measure anything"),
         window => Ok(window),
+    }
+}
+
+fn count(text: &str) -> Result<usize, &'static str> {
+    match text.parse() {
+        Ok(count @ 1..) => Ok(count),
+        _ => Err("is no count from 1 on"),
     }
 }
 

@@ -136,7 +136,8 @@ impl Running {
         let mut said = String::new();
         // The offset is shared with the child, which has moved it to the end.
         let _ = self.said.rewind().and_then(|()| self.said.read_to_string(&mut said));
-        let tail: Vec<&str> = said.lines().rev().take(5).collect();
+        // A daemon that was ended says its summary last, and before that why.
+        let tail: Vec<&str> = said.lines().rev().take(12).collect();
         let tail = tail.into_iter().rev().collect::<Vec<_>>().join(" | ");
         io::Error::other(format!("`{}` {what}; stderr: {tail}", self.name))
     }
