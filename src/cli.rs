@@ -368,6 +368,8 @@ mod tests {
                 "off"
             } else if flag == "rearm" {
                 "edge"
+            } else if flag == "placement" {
+                "least"
             } else {
                 flag
             };

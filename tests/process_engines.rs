@@ -45,6 +45,11 @@ fn is_alive(pid: Pid) -> bool {
     stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z') && !rest.is_empty())
 }
 
+/// Kills a child that may have ended meanwhile.
+fn kill(child: Pid) {
+    let _ = kill_process(child, Signal::KILL);
+}
+
 /// The child that has this client's session: the one that holds the other end of its connection.
 fn server_of(daemon: &Daemon, client: &mut Client) -> Pid {
     client.echo(b"whose are you?");
@@ -167,7 +172,7 @@ fn a_pool_whose_children_are_killed_is_as_large_as_before_soon() {
     let daemon = Daemon::echo("prefork", &["--workers", "6", "--min-processes", "6"]);
     for round in 0..5 {
         wait_until("all are there", || children(&daemon).len() >= 6);
-        children(&daemon).into_iter().for_each(|pid| drop(kill_process(pid, Signal::KILL)));
+        children(&daemon).into_iter().for_each(kill);
         Client::connect(daemon.address()).echo(&text(100, round));
     }
     assert_eq!(daemon.drain().accepted(), 5);
@@ -183,7 +188,7 @@ fn children_that_cannot_live_are_not_made_without_end() {
     let limit = rustix::process::Rlimit { current: Some(4), maximum: Some(open + 100) };
     rustix::process::prlimit(Some(parent), rustix::process::Resource::Nofile, limit).expect("it may be lowered");
     let begun = Instant::now();
-    children(&daemon).into_iter().for_each(|pid| drop(kill_process(pid, Signal::KILL)));
+    children(&daemon).into_iter().for_each(kill);
     let made = || {
         let messages = daemon.process.messages();
         messages.matches("was ended by").count()
