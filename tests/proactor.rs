@@ -8,8 +8,12 @@ mod client;
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
+
+use rustix::net::{AddressFamily, SocketType};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use maitred::daemon::Daemon;
 use maitred::engine;
@@ -122,6 +126,47 @@ fn a_drain_sends_what_is_owed_and_a_stop_does_not_wait() {
     let summary = daemon.join();
     assert_eq!(closed(&summary, "killed"), 10, "{:?}", summary.closed);
     drop(stuck);
+}
+
+#[test]
+fn an_accept_that_ends_for_want_of_descriptors_begins_again() {
+    // In a process of its own, whose hard limit can be lowered for good: the daemon raises the soft one, and the kernel
+    // goes by the one that was in force when it was asked to accept.
+    if std::env::var_os("INNER").is_none() {
+        let mut inner = Command::new(std::env::current_exe().expect("a Linux"));
+        inner.args(["--exact", "an_accept_that_ends_for_want_of_descriptors_begins_again"]).env("INNER", "1");
+        assert!(inner.status().expect("it starts").success());
+        return;
+    }
+    let few = Some(200);
+    setrlimit(Resource::Nofile, Rlimit { current: few, maximum: few }).expect("a limit may be lowered");
+    let Some((daemon, server)) = start(&[]) else { return };
+    let mut early = Client::connect(server);
+    early.echo(b"early");
+    let sockets: Vec<_> = (0..10)
+        .map(|_| rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket"))
+        .collect();
+    let mut filling = Vec::new();
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        filling.push(file);
+    }
+    let mut waiting: Vec<Client> = sockets
+        .into_iter()
+        .map(|socket| {
+            rustix::net::connect(&socket, &server).expect("the daemon listens");
+            Client::from_stream(socket.into())
+        })
+        .collect();
+    wait_until("accepting pauses", || daemon.summary().poller.accept_pauses > Some(1));
+    early.echo(b"undisturbed");
+    drop(filling);
+    let served = waiting.iter_mut().filter_map(|client| client.is_served(b"waited").then_some(())).count();
+    assert!(served > 0, "those who were not turned away are served");
+    for _ in 0..20 {
+        Client::connect(server).echo(b"late");
+    }
+    let summary = drain(&daemon);
+    assert_eq!(summary.poller.turned_away, Some(10 - served as u64), "{:?}", summary.poller);
 }
 
 #[test]

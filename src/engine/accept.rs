@@ -6,7 +6,7 @@
 //! in the backlog are served as soon as there is room, with no need for a new one to come.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,8 +34,30 @@ pub(super) struct Acceptor {
     next_pause: Duration,
     /// When to look again; None while the poller watches.
     resume_ns: Option<u64>,
+    /// Nobody rings any more; those who wait are still taken.
+    is_closing: bool,
     warned_ns: Option<u64>,
     unwarned: u64,
+}
+
+/// What tells the front that somebody waits at a listener.
+pub(super) trait Doorbell {
+    /// Rings with this key from now on.
+    fn watch(&mut self, listener: BorrowedFd<'_>, key: u64) -> io::Result<()>;
+
+    /// Does not ring any more.
+    fn forget(&mut self, listener: BorrowedFd<'_>, key: u64);
+}
+
+/// The poller reports a listener as long as somebody waits there.
+impl Doorbell for &Poller {
+    fn watch(&mut self, listener: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+        self.watch_level(listener, key)
+    }
+
+    fn forget(&mut self, listener: BorrowedFd<'_>, _key: u64) {
+        Poller::forget(self, listener).expect("a listener that does not rest is watched");
+    }
 }
 
 /// What one attempt to accept brought.
@@ -54,9 +76,17 @@ pub(super) enum Admission {
 
 impl Acceptor {
     /// Watches the listener under `key`.
-    pub(super) fn watch(served: Served, key: u64, poller: &Poller) -> io::Result<Acceptor> {
-        poller.watch_level(served.listener.as_fd(), key)?;
-        Ok(Acceptor { served, key, next_pause: SHORTEST_PAUSE, resume_ns: None, warned_ns: None, unwarned: 0 })
+    pub(super) fn watch(served: Served, key: u64, mut bell: impl Doorbell) -> io::Result<Acceptor> {
+        bell.watch(served.listener.as_fd(), key)?;
+        Ok(Acceptor {
+            served,
+            key,
+            next_pause: SHORTEST_PAUSE,
+            resume_ns: None,
+            is_closing: false,
+            warned_ns: None,
+            unwarned: 0,
+        })
     }
 
     pub(super) fn served(&self) -> &Served {
@@ -69,49 +99,56 @@ impl Acceptor {
     }
 
     /// Takes one connection.
-    pub(super) fn accept(&mut self, poller: &Poller, now_ns: u64) -> Admission {
+    pub(super) fn accept(&mut self, bell: &mut impl Doorbell, now_ns: u64) -> Admission {
         for _ in 0..GONE_MOST {
             return match self.served.listener.accept() {
                 Ok(Accepted::Connection(socket)) => {
-                    self.resume(poller);
+                    self.resume(bell);
                     Admission::Connection(socket)
                 }
                 Ok(Accepted::Gone) => continue,
                 Ok(Accepted::Nobody) => {
-                    self.resume(poller);
+                    self.resume(bell);
                     Admission::Nobody
                 }
-                Ok(Accepted::Exhausted(reason)) | Err(reason) => self.pause(poller, now_ns, &reason),
+                Ok(Accepted::Exhausted(reason)) | Err(reason) => self.pause(bell, now_ns, &reason),
             };
         }
-        self.pause(poller, now_ns, &io::Error::other("every connection is gone before it is accepted"))
+        self.pause(bell, now_ns, &io::Error::other("every connection is gone before it is accepted"))
     }
 
-    /// Closes the listener.
-    pub(super) fn close(self, poller: &Poller) {
+    /// The bell has fallen silent by itself.
+    pub(super) fn watch_again(&mut self, mut bell: impl Doorbell) {
         if self.resume_ns.is_none() {
-            // A watch that cannot be taken back goes with the descriptor.
-            let _ = poller.forget(self.served.listener.as_fd());
+            bell.watch(self.served.listener.as_fd(), self.key).expect("what was watched can be watched again");
         }
     }
 
-    fn pause(&mut self, poller: &Poller, now_ns: u64, reason: &io::Error) -> Admission {
+    /// Nobody is to ring any more: the listener is about to be closed.
+    pub(super) fn forget(&mut self, mut bell: impl Doorbell) {
+        self.is_closing = true;
+        if self.resume_ns.is_none() {
+            bell.forget(self.served.listener.as_fd(), self.key);
+        }
+    }
+
+    fn pause(&mut self, bell: &mut impl Doorbell, now_ns: u64, reason: &io::Error) -> Admission {
         let turned_away = self.served.listener.turn_away_one();
         let pause = self.next_pause;
         self.warn_turned_away(now_ns, &format!("{reason}; accepting pauses for {pause:?}"));
-        if self.resume_ns.is_none() {
-            poller.forget(self.served.listener.as_fd()).expect("a listener that does not rest is watched");
+        if self.resume_ns.is_none() && !self.is_closing {
+            bell.forget(self.served.listener.as_fd(), self.key);
         }
         self.resume_ns = Some(now_ns + pause.as_nanos() as u64);
         self.next_pause = (pause * 2).min(LONGEST_PAUSE);
         Admission::Paused { turned_away }
     }
 
-    fn resume(&mut self, poller: &Poller) {
+    fn resume(&mut self, bell: &mut impl Doorbell) {
         self.next_pause = SHORTEST_PAUSE;
-        if let Some(resume_ns) = self.resume_ns {
+        if let Some(resume_ns) = self.resume_ns.filter(|_| !self.is_closing) {
             // Refused for want of memory: then the acceptor goes on looking by itself.
-            let watched = poller.watch_level(self.served.listener.as_fd(), self.key).is_ok();
+            let watched = bell.watch(self.served.listener.as_fd(), self.key).is_ok();
             self.resume_ns = (!watched).then(|| resume_ns + LONGEST_PAUSE.as_nanos() as u64);
         }
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use log::info;
 
-use super::accept::{Acceptor, Admission};
+use super::accept::{Acceptor, Admission, Doorbell};
 use super::common::{Common, Desk, Errand, Stage};
 use super::{Command, Served};
 use crate::config::Limits;
@@ -62,6 +62,17 @@ pub(super) trait Floor {
     /// [`Common::leave`]; for one that is refused the front does.
     fn admit(&mut self, arrival: Arrival, now_ns: u64) -> Result<Option<u64>, Refusal>;
 
+    /// By what it hears of arrivals.
+    fn bell<'a>(&'a mut self, desk: &'a Desk) -> impl Doorbell + 'a {
+        &desk.poller
+    }
+
+    /// Connections that the kernel has accepted by itself, each with the key of its listener; after this there are no
+    /// more. For a floor that is about to close.
+    fn last_arrivals(&mut self) -> Vec<(usize, Socket)> {
+        Vec::new()
+    }
+
     /// A wait has ended; before anything else is told of it.
     fn handle_wait(&mut self, _now_ns: u64) {}
 
@@ -103,14 +114,19 @@ pub(super) struct Front<F> {
 impl<F: Floor> Front<F> {
     /// The front at desk `number`, with these listeners. Made before its thread, so that the daemon can say why it
     /// cannot start.
-    pub(super) fn new(common: Arc<Common>, number: usize, served: Vec<Served>, floor: F) -> Result<Front<F>, Error> {
+    pub(super) fn new(
+        common: Arc<Common>,
+        number: usize,
+        served: Vec<Served>,
+        mut floor: F,
+    ) -> Result<Front<F>, Error> {
         let watch = |reason| Error::resource("watch the listeners", reason);
-        let poller = &common.desks[number].poller;
+        let desk = &common.desks[number];
         let acceptors = served.into_iter().enumerate();
-        let acceptors = acceptors.map(|(key, served)| Acceptor::watch(served, key as u64, poller));
+        let acceptors = acceptors.map(|(key, served)| Acceptor::watch(served, key as u64, floor.bell(desk)));
         let acceptors = acceptors.collect::<io::Result<_>>().map_err(watch)?;
         let alarm = Alarm::new().map_err(watch)?;
-        poller.watch_level(alarm.as_fd(), ALARM_KEY).map_err(watch)?;
+        desk.poller.watch_level(alarm.as_fd(), ALARM_KEY).map_err(watch)?;
         Ok(Front {
             number,
             floor,
@@ -193,13 +209,10 @@ impl<F: Floor> Front<F> {
         let desk = &self.common.desks[self.number];
         // A drain that the same batch of events brought has closed the listener.
         let Some(acceptor) = self.acceptors.get_mut(listener) else { return false };
-        match acceptor.accept(&desk.poller, self.now_ns) {
+        let admission = acceptor.accept(&mut self.floor.bell(desk), self.now_ns);
+        match admission {
             Admission::Connection(socket) => {
-                desk.counters.accepted.add(1);
-                let (service, idle_exempt) = (Arc::clone(&acceptor.served().service), acceptor.served().idle_exempt);
-                if let Err(reason) = self.admit(Arrival { socket, service, idle_exempt }) {
-                    self.acceptors[listener].warn_turned_away(self.now_ns, &reason);
-                }
+                self.handle_connection(listener, socket);
                 true
             }
             Admission::Nobody => false,
@@ -212,6 +225,29 @@ impl<F: Floor> Front<F> {
                 self.set_alarm();
                 false
             }
+        }
+    }
+
+    /// Somebody has come to a listener.
+    fn handle_connection(&mut self, listener: usize, socket: Socket) {
+        self.desk().counters.accepted.add(1);
+        let served = self.acceptors[listener].served();
+        let (service, idle_exempt) = (Arc::clone(&served.service), served.idle_exempt);
+        if let Err(reason) = self.admit(Arrival { socket, service, idle_exempt }) {
+            self.acceptors[listener].warn_turned_away(self.now_ns, &reason);
+        }
+    }
+
+    /// The kernel has accepted somebody by itself, or has ceased to.
+    pub(super) fn handle_accepted(&mut self, listener: usize, socket: io::Result<Socket>, goes_on: bool, now_ns: u64) {
+        self.now_ns = now_ns;
+        if let Ok(socket) = socket {
+            self.handle_connection(listener, socket);
+        }
+        if !goes_on && !self.is_draining {
+            // Why it has, the next call says as well, and what to do about it is known there.
+            self.handle_arrivals(listener);
+            self.acceptors[listener].watch_again(self.floor.bell(&self.common.desks[self.number]));
         }
     }
 
@@ -302,14 +338,17 @@ impl<F: Floor> Front<F> {
         if std::mem::replace(&mut self.is_draining, true) {
             return;
         }
+        let desk = &self.common.desks[self.number];
+        self.acceptors.iter_mut().for_each(|acceptor| acceptor.forget(self.floor.bell(desk)));
+        for (listener, socket) in self.floor.last_arrivals() {
+            self.handle_connection(listener, socket);
+        }
         // What the kernel has accepted on our behalf is served like the rest.
         for listener in 0..self.acceptors.len() {
             // As many as a backlog holds: those who come later meet a closed door, or this would never end.
             let _ = (0..=BACKLOG).all(|_| self.accept_one(listener));
         }
-        for acceptor in self.acceptors.drain(..) {
-            acceptor.close(&self.common.desks[self.number].poller);
-        }
+        self.acceptors.clear();
         self.drain_over_ns = self.common.orders().over_ns();
         self.floor.handle_stage(Stage::Draining, self.now_ns);
         self.set_alarm();

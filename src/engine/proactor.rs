@@ -8,21 +8,23 @@
 //! handed over: operations, to the kernel. It receives into buffers that all sessions of a ring share and says when it has;
 //! sends are handed over with the next wait. A round is one system call, however many sessions it serves.
 //!
-//! What is rare goes the usual way: the desk's poller (listeners, commands, the alarm) is itself watched by the ring.
+//! What is rare goes the usual way: the desk's poller (commands, the alarm) is itself watched by the ring.
 //!
 //! Read next: `proactor/ports.rs`, the operations; the chapter is `design/engines/proactor.md`.
 
 mod ports;
 
-use std::os::fd::AsFd;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use self::ports::{CANCEL, FIRST_PORT, Ports};
-use super::accept::share_ports;
+use super::accept::{Doorbell, share_ports};
 use super::books::Books;
-use super::common::{Common, Stage};
+use super::common::{Common, Desk, Stage};
 use super::crew::Crew;
 use super::front::{Arrival, Floor, Front, Refusal};
 use super::reactor::{Reactor, Sessions};
@@ -35,6 +37,7 @@ use crate::metrics::stages::StageRecorder;
 use crate::metrics::summary::Summary;
 use crate::net::poller::{Batch, Ready};
 use crate::net::ring::{Ring, Size, probe};
+use crate::net::socket::Socket;
 
 pub(super) const ENTRY: Entry = Entry {
     info: EngineInfo {
@@ -71,11 +74,15 @@ const COMPLETIONS: u32 = 2048;
 /// The key of the desk's poller in the ring.
 const DESK: u64 = 0;
 
+/// The key of the accept at the first listener; the others follow.
+const ACCEPT: u64 = 1 << 32;
+const ACCEPT_END: u64 = 2 << 32;
+
 fn available() -> Result<(), String> {
     let features = probe()?;
-    match features.receive_multishot {
+    match features.accept_multishot && features.receive_multishot {
         true => Ok(()),
-        false => Err("io_uring is of a kernel before 6.0: it has no receive that goes on".to_owned()),
+        false => Err("io_uring is of a kernel before 6.0: it has no accept or receive that goes on".to_owned()),
     }
 }
 
@@ -148,7 +155,9 @@ impl Worker {
         let common = &self.reactor.common;
         let front = ring(common.settings.ring_bytes).and_then(|ring| {
             let (sessions, ports) = (Sessions::new(&self.reactor), Ports::new(ring));
-            let floor = Completions { reactor: Arc::clone(&self.reactor), sessions, ports, rang: false };
+            let reactor = Arc::clone(&self.reactor);
+            let floor =
+                Completions { reactor, sessions, ports, rang: false, accepted: Vec::new(), accepts: Vec::new() };
             Front::new(Arc::clone(common), number, served, floor)
         });
         match front {
@@ -168,12 +177,15 @@ impl Worker {
         let mut batch = Batch::new(common.settings.batch);
         while !front.is_drained() {
             let floor = &mut front.floor;
-            let is_busy = floor.rang || !floor.sessions.ready.is_empty();
+            let is_busy = floor.rang || !floor.accepted.is_empty() || !floor.sessions.ready.is_empty();
             floor.submit_and_wait(is_busy.then_some(Duration::ZERO));
             let now_ns = common.clock.now_ns();
             floor.handle_wait(now_ns);
             let events = floor.take(common.settings.batch, now_ns);
             front.count_wait(events);
+            for (listener, socket, goes_on) in mem::take(&mut front.floor.accepted) {
+                front.handle_accepted(listener, socket, goes_on, now_ns);
+            }
             if front.floor.rang {
                 front.wait_uncounted(&mut batch, Some(Duration::ZERO));
                 // Nothing rings again for what it has left, such as connections behind a burst.
@@ -206,6 +218,10 @@ struct Completions {
     ports: Ports,
     /// The desk's poller has something for the front.
     rang: bool,
+    /// What accepts have brought, by listener, and whether they go on; for the front.
+    accepted: Vec<(usize, io::Result<Socket>, bool)>,
+    /// By listener: an accept is pending. One that is ending is asked for again when it has ended.
+    accepts: Vec<bool>,
 }
 
 impl Completions {
@@ -232,6 +248,14 @@ impl Completions {
                     }
                 }
                 CANCEL => {}
+                ACCEPT..ACCEPT_END => {
+                    let (listener, goes_on) = ((completion.key - ACCEPT) as usize, completion.more);
+                    self.accepts[listener] = goes_on;
+                    // SAFETY: the key is that of an accept, and this is its completion as it came.
+                    #[allow(unsafe_code, reason = "an accept completes with a number")]
+                    let descriptor = unsafe { completion.into_connection() };
+                    self.accepted.push((listener, descriptor.map(Socket::accepted), goes_on));
+                }
                 DESK => {
                     self.rang = true;
                     if !completion.more {
@@ -252,11 +276,44 @@ impl Completions {
     }
 }
 
+impl Doorbell for &mut Completions {
+    fn watch(&mut self, listener: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+        let number = key as usize;
+        self.accepts.resize(self.accepts.len().max(number + 1), false);
+        if !mem::replace(&mut self.accepts[number], true) {
+            self.ports.ring.accept_multishot(listener, ACCEPT + key);
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, _listener: BorrowedFd<'_>, key: u64) {
+        self.ports.ring.cancel(ACCEPT + key, CANCEL);
+    }
+}
+
 impl Floor for Completions {
+    fn bell<'a>(&'a mut self, _desk: &'a Desk) -> impl Doorbell + 'a {
+        self
+    }
+
+    fn last_arrivals(&mut self) -> Vec<(usize, Socket)> {
+        let now_ns = self.reactor.common.clock.now_ns();
+        while self.accepts.contains(&true) {
+            self.submit_and_wait(None);
+            self.take(usize::MAX, now_ns);
+        }
+        let accepted = mem::take(&mut self.accepted).into_iter();
+        accepted.filter_map(|(listener, socket, _)| Some((listener, socket.ok()?))).collect()
+    }
+
     fn admit(&mut self, arrival: Arrival, now_ns: u64) -> Result<Option<u64>, Refusal> {
         let ports = &mut self.ports;
-        self.sessions.seat(arrival, now_ns, |socket, key| {
-            ports.open(key, socket);
+        self.sessions.seat(arrival, now_ns, |socket, key, stage| {
+            ports.open(key);
+            if stage == Stage::Open {
+                ports.receive(key, socket);
+            }
+            // Otherwise its turn finds out for itself what the kernel holds.
             Ok(())
         })
     }

@@ -252,12 +252,13 @@ impl Sessions {
         scheduled
     }
 
-    /// Begins a session once `watch` has seen to it that what comes for it will be an event.
+    /// Begins a session once `watch` has seen to it that what comes for it will be an event. Where the engine has gone on
+    /// from [`Stage::Open`], as `watch` is told, it has a turn at once and may never have another.
     pub(super) fn seat(
         &mut self,
         arrival: Arrival,
         now_ns: u64,
-        watch: impl FnOnce(&Socket, Key) -> io::Result<()>,
+        watch: impl FnOnce(&Socket, Key, Stage) -> io::Result<()>,
     ) -> Result<Option<u64>, Refusal> {
         let reactor = Arc::clone(&self.reactor);
         let over_limit = |reason: String| (Closed::OverLimit, reason);
@@ -266,13 +267,13 @@ impl Sessions {
         let key = vacancy.key();
         let speaks_first = arrival.service.speaks_first();
         let connection = Connection::begin(arrival)?;
-        let watched = watch(&connection.socket, key);
+        let stage = reactor.common.orders().stage(now_ns);
+        let watched = watch(&connection.socket, key, stage);
         watched.map_err(|reason| over_limit(format!("it cannot be watched: {reason}")))?;
         let tick = Clock::tick_of(now_ns);
         // Events of the new key can only be collected by this thread, in a later wait.
         vacancy.fill(connection, tick);
         // One that was on its way from another front when the drain began hears of it here.
-        let stage = reactor.common.orders().stage(now_ns);
         if speaks_first || stage != Stage::Open {
             let _ = self.schedule(key, Reasons::RESUME | stage.reasons(), now_ns);
         }
@@ -341,7 +342,7 @@ impl Floor for Sessions {
     fn admit(&mut self, arrival: Arrival, now_ns: u64) -> Result<Option<u64>, Refusal> {
         let reactor = Arc::clone(&self.reactor);
         let poller = &reactor.desk().poller;
-        self.seat(arrival, now_ns, |socket, key| match reactor.common.settings.rearm {
+        self.seat(arrival, now_ns, |socket, key, _stage| match reactor.common.settings.rearm {
             Rearm::Edge => poller.watch_edge(socket.as_fd(), key.to_u64()),
             Rearm::Oneshot => poller.watch_oneshot(socket.as_fd(), key.to_u64()),
         })

@@ -86,12 +86,7 @@ impl Listener {
         loop {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             return match rustix::net::accept_with(&self.socket, flags) {
-                Ok(descriptor) => {
-                    // Answers are written once per turn, whole: waiting to fill a packet would only delay them. A
-                    // connection that is gone already says so at its first read.
-                    let _ = sockopt::set_tcp_nodelay(&descriptor, true);
-                    Ok(Accepted::Connection(Socket::new(descriptor)))
-                }
+                Ok(descriptor) => Ok(Accepted::Connection(Socket::accepted(descriptor))),
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => Ok(Accepted::Nobody),
                 Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {

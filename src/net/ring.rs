@@ -114,10 +114,11 @@ impl Ring {
         Ok(Ring { ring, buffers, aside: VecDeque::new(), wait_flags })
     }
 
-    /// Accepts connections until it is cancelled or fails. Each completion is a connection, blocking and closed on
+    /// Accepts connections until it is cancelled or fails. Each completion is a connection, nonblocking and closed on
     /// `exec`, or an error; it is lost to the process if nobody makes a descriptor of it.
     pub fn accept_multishot(&mut self, listener: BorrowedFd<'_>, key: u64) {
-        let operation = opcode::AcceptMulti::new(fd(listener)).flags(SocketFlags::CLOEXEC.bits() as i32).build();
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let operation = opcode::AcceptMulti::new(fd(listener)).flags(flags.bits() as i32).build();
         self.push_harmless(operation, key);
     }
 

@@ -21,6 +21,14 @@ impl Socket {
         Socket(descriptor)
     }
 
+    /// The socket of a nonblocking descriptor that was accepted, with small writes sent at once.
+    pub fn accepted(descriptor: OwnedFd) -> Socket {
+        // Answers are written once per turn, whole: waiting to fill a packet would only delay them. A connection that is
+        // gone already says so at its first read.
+        let _ = sockopt::set_tcp_nodelay(&descriptor, true);
+        Socket(descriptor)
+    }
+
     /// A stream socket that is being connected to `address`, with small writes sent at once. It is writable when that is
     /// done, and [`take_error`](Socket::take_error) says how it went.
     ///

@@ -147,15 +147,14 @@ impl Ports {
         }
     }
 
-    /// Gives a new session its port, and receives for it.
-    pub(super) fn open(&mut self, key: Key, socket: &Socket) {
+    /// Gives a new session its port.
+    pub(super) fn open(&mut self, key: Key) {
         let index = key.index() as usize;
         if index >= self.ports.len() {
             self.ports.resize_with(index + 1, || Port::new(0));
         }
         assert_eq!(self.ports[index].key, 0, "stale-keys-miss: a port is opened in an empty slot");
         self.ports[index] = Port::new(key.to_u64());
-        self.receive(index, socket);
     }
 
     /// Takes what a completion has brought; the session that is to know of it, unless it has ended.
@@ -196,9 +195,10 @@ impl Ports {
         }
     }
 
-    /// Receives for the port at `index`, or asks to be told when there is something.
-    fn receive(&mut self, index: usize, socket: &Socket) {
-        let port = &mut self.ports[index];
+    /// Receives for the session, or asks to be told when there is something.
+    pub(super) fn receive(&mut self, key: Key, socket: &Socket) {
+        let port = &mut self.ports[key.index() as usize];
+        assert_eq!(port.key, key.to_u64(), "stale-keys-miss");
         let key = port.key << 1;
         if self.inbox.held < BUFFERS {
             port.input = Input::Receiving { stopping: false };
@@ -294,7 +294,7 @@ impl Wiring for Ports {
         // One that has no room reads on by itself when its peer has taken something; to be told of input would tell it
         // nothing, again and again.
         if matches!(port.input, Input::Resting) && claim.session.wants_input() {
-            self.receive(index, &claim.socket);
+            self.receive(claim.key(), &claim.socket);
         }
     }
 
