@@ -42,8 +42,8 @@ fn stuffed(server: SocketAddr) -> Client {
     let mut stalls = 0;
     while stalls < 20 {
         match client.0.write(&chunk) {
-            Ok(_) => stalls = 0,
-            Err(_) => {
+            Ok(written) if written > 0 => stalls = 0,
+            _ => {
                 stalls += 1;
                 thread::sleep(std::time::Duration::from_millis(1));
             }
