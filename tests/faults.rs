@@ -35,6 +35,11 @@ use engines::{LeftOut, check_left_out, for_each_engine, rows_for};
 /// The engines that a test is not for, other than by the number of its clients.
 const LEFT_OUT: &[LeftOut] = &[
     LeftOut {
+        test: "service_resumes_when_descriptors_come_free",
+        engine: "proactor",
+        reason: "the kernel takes the limit when an accept is asked for, and does not see it lowered; tests/proactor.rs has it low from the start",
+    },
+    LeftOut {
         test: "sessions_wait_for_memory_and_lose_nothing",
         engine: "process-per-connection",
         reason: "each of its processes has rings of its own, so that nobody waits for another's",

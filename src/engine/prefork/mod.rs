@@ -30,6 +30,7 @@ use super::turns::Turns;
 use super::{Entry, Served, Start, anywhere, carries_apart};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
+use crate::logging;
 use crate::metrics::stages::StageRecorder;
 use crate::net::children::{Signal, SignalFd, close_all_but};
 use crate::net::listener::{Accepted, BACKLOG};
@@ -165,13 +166,16 @@ fn accept_one(common: &Common, own: Own<'_>, turns: &mut Turns<'_>, served: &Ser
             own.begin(common.clock.now_ns());
             let (service, idle_exempt) = (Arc::clone(&served.service), served.idle_exempt);
             serve_one(common, own, turns, Arrival { socket, service, idle_exempt });
+            logging::drain();
             true
         }
         Ok(Accepted::Gone) => true,
         // Another child was quicker.
         Ok(Accepted::Nobody) => false,
         Ok(Accepted::Exhausted(reason)) | Err(reason) => {
-            warn!("{}: a process cannot accept: {reason}", served.listener.address());
+            let address = served.listener.address();
+            warn!("{address}: a process cannot accept: {reason}; its accepting pauses for {EXHAUSTED_PAUSE:?}");
+            logging::drain();
             wait(None, Interest { input: false, output: false }, Some(EXHAUSTED_PAUSE));
             false
         }
