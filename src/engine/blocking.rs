@@ -30,7 +30,7 @@ const MEMORY_PAUSE: Duration = Duration::from_millis(10);
 pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Connection) -> Closed {
     let now_tick = || Clock::tick_of(common.clock.now_ns());
     let tick = AtomicU32::new(now_tick());
-    let ticks = Ticks { last_ready: AtomicU32::new(now_tick()), blocked: AtomicU32::new(0) };
+    let ticks = Ticks::beginning(now_tick());
     let mut heard = common.orders().stage(common.clock.now_ns());
     let mut reasons = Reasons::RESUME | heard.reasons();
     if !connection.speaks_first && heard.reasons().is_empty() {

@@ -52,6 +52,13 @@ pub struct Ticks {
     pub blocked: AtomicU32,
 }
 
+impl Ticks {
+    /// Those of a session that begins now.
+    pub fn beginning(tick: u32) -> Ticks {
+        Ticks { last_ready: AtomicU32::new(tick), blocked: AtomicU32::new(0) }
+    }
+}
+
 /// One place for a session. `T` is what the engine keeps for it.
 #[repr(align(128))]
 pub struct Slot<T> {
