@@ -33,7 +33,7 @@ const TESTS: &[(&str, fn())] = tests![
     a_child_ends_with_its_code_and_is_collected_once,
     a_child_that_is_dropped_leaves_no_zombie,
     a_child_has_default_dispositions_and_no_mask,
-    a_terminals_signals_do_not_end_a_child,
+    signals_to_a_whole_group_do_not_end_a_child,
     a_parent_that_ignored_sigchld_still_collects_its_children,
     signals_come_by_descriptor,
     a_process_with_two_threads_does_not_fork,
@@ -169,23 +169,23 @@ fn is_running(pid: u32) -> bool {
 
 fn a_child_has_default_dispositions_and_no_mask() {
     let noticed = Arc::new(AtomicBool::new(false));
-    let handler = signal_hook::flag::register(Signal::TERM.as_raw(), Arc::clone(&noticed)).expect("it is a signal");
-    let _blocked = SignalFd::new(&[Signal::USR1]).expect("there are descriptors");
-    for signal in [Signal::TERM, Signal::USR1, Signal::USR2] {
+    let handler = signal_hook::flag::register(Signal::USR2.as_raw(), Arc::clone(&noticed)).expect("it is a signal");
+    let _blocked = SignalFd::new(&[Signal::ALARM]).expect("there are descriptors");
+    for signal in [Signal::USR2, Signal::ALARM] {
         let mut child = waiting_child(|| {});
         child.kill(signal).expect("it runs");
         assert_eq!(child.wait().expect("it is ours"), Ended::Signal(signal.as_raw()));
     }
     assert!(!noticed.load(Ordering::Relaxed));
     // The parent's own are as before.
-    kill_process(getpid(), Signal::TERM).expect("that is this one");
+    kill_process(getpid(), Signal::USR2).expect("that is this one");
     assert!(noticed.load(Ordering::Relaxed));
     signal_hook::low_level::unregister(handler);
 }
 
-fn a_terminals_signals_do_not_end_a_child() {
+fn signals_to_a_whole_group_do_not_end_a_child() {
     let mut child = waiting_child(|| {});
-    for signal in [Signal::INT, Signal::HUP, Signal::PIPE] {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::USR1, Signal::PIPE] {
         child.kill(signal).expect("it runs");
     }
     child.kill(Signal::USR2).expect("it runs");

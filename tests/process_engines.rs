@@ -128,18 +128,43 @@ fn the_daemons_death_ends_its_children() {
 }
 
 #[test]
-fn an_interrupt_from_a_terminal_drains_and_kills_no_session() {
+fn signals_to_the_whole_group_kill_no_session() {
+    for_each(|engine| {
+        for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::USR1] {
+            the_group_gets(engine, signal);
+        }
+    });
+}
+
+/// As from a terminal, from `timeout` or from a service manager.
+fn the_group_gets(engine: &str, signal: Signal) {
+    let daemon = Daemon::echo(engine, &[]);
+    let mut client = Client::connect(daemon.address());
+    client.echo(b"here");
+    client.send(&text(50_000, 1));
+    children(&daemon).into_iter().for_each(|pid| kill_process(pid, signal).expect("it is alive"));
+    daemon.process.signal(signal);
+    client.expect(&text(50_000, 1));
+    if [Signal::HUP, Signal::USR1].contains(&signal) {
+        client.echo(b"undisturbed");
+        daemon.process.signal(Signal::TERM);
+    }
+    client.expect_end();
+    assert_eq!(daemon.finish().closed("drained"), 1);
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_a_stopped_child() {
     for_each(|engine| {
         let daemon = Daemon::echo(engine, &[]);
         let mut client = Client::connect(daemon.address());
-        client.echo(b"here");
-        client.send(&text(50_000, 1));
-        // To the whole group, as a terminal does.
-        children(&daemon).into_iter().for_each(|pid| kill_process(pid, Signal::INT).expect("it is alive"));
-        daemon.process.signal(Signal::INT);
-        client.expect(&text(50_000, 1));
-        client.expect_end();
-        assert_eq!(daemon.finish().closed("drained"), 1);
+        let child = server_of(&daemon, &mut client);
+        kill_process(child, Signal::STOP).expect("it is alive");
+        daemon.process.signal(Signal::TERM);
+        daemon.process.wait_for_message("draining");
+        daemon.process.signal(Signal::TERM);
+        daemon.process.wait_for_message(&format!("process {} is killed", child.as_raw_nonzero()));
+        assert_eq!(daemon.finish().closed("killed"), 1);
     });
 }
 

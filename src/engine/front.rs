@@ -319,6 +319,8 @@ impl<F: Floor> Front<F> {
                 Errand::Tell(Command::Stop) => {
                     self.drain();
                     self.floor.handle_stage(Stage::Killed, self.now_ns);
+                    // The drain before may have set it for much later than the floor wants to be called now.
+                    self.set_alarm();
                 }
                 Errand::Tell(Command::Limit(limits)) => {
                     self.limits = limits;

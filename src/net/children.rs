@@ -46,8 +46,8 @@ pub enum Fork {
     /// In the process that forked.
     Parent(Child),
     /// In the new one. It has the signal mask empty and default dispositions, except that what was ignored stays
-    /// ignored, and that SIGINT and SIGHUP are: a terminal sends them to every process in the foreground, and it is the
-    /// parent's to say what becomes of its children. It ends by [`exit_child`].
+    /// ignored, and that SIGINT, SIGTERM, SIGHUP and SIGUSR1 are: terminals, `timeout` and service managers send them to a
+    /// whole group, and it is the parent's to say what becomes of its children. It ends by [`exit_child`].
     Child,
 }
 
@@ -296,7 +296,9 @@ fn begin_childhood(parent: Pid) -> io::Result<()> {
             // What std has set up to tell of a stack that is exhausted serves a child as well.
             signal::Signal::SIGSEGV | signal::Signal::SIGBUS => {}
             signal::Signal::SIGKILL | signal::Signal::SIGSTOP => {}
-            signal::Signal::SIGINT | signal::Signal::SIGHUP => dispose(signal, SigHandler::SigIgn)?,
+            signal::Signal::SIGINT | signal::Signal::SIGTERM | signal::Signal::SIGHUP | signal::Signal::SIGUSR1 => {
+                dispose(signal, SigHandler::SigIgn)?;
+            }
             _ if disposition(signal)?.sa_sigaction == libc::SIG_IGN => {}
             _ => dispose(signal, SigHandler::SigDfl)?,
         }
