@@ -52,6 +52,7 @@ fn threads_that_nobody_saw_count_but_not_their_switches() {
     let burned = burner.burned();
     burner.go_on();
     burner.expect("done");
+    burner.wait_for_threads(2);
     let living = burner.reading();
     let used = burner.used_since(&begin);
     assert_about(used.cpu_ns, burned);
@@ -271,6 +272,17 @@ impl Burner {
                 return used;
             }
             assert!(start.elapsed() < DEADLINE, "waited too long: {used:?}");
+            thread::yield_now();
+        }
+    }
+
+    /// Waits until the kernel is done with all but so many of its threads, without a look through `tree`.
+    #[track_caller]
+    fn wait_for_threads(&self, count: usize) {
+        let start = Instant::now();
+        let folder = format!("/proc/{}/task", self.process.id());
+        while std::fs::read_dir(&folder).expect("it runs").count() != count {
+            assert!(start.elapsed() < DEADLINE, "waited too long");
             thread::yield_now();
         }
     }
