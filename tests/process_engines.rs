@@ -204,6 +204,17 @@ fn a_pool_whose_children_are_killed_is_as_large_as_before_soon() {
 }
 
 #[test]
+fn stopped_children_without_a_session_are_replaced() {
+    let daemon = Daemon::echo("prefork", &["--workers", "2"]);
+    wait_until("they are there", || children(&daemon).len() == 2);
+    children(&daemon).into_iter().for_each(|pid| kill_process(pid, Signal::STOP).expect("it is alive"));
+    let mut client = Client::connect(daemon.address());
+    client.echo(b"by others");
+    daemon.process.wait_for_message("it hangs and has no session");
+    assert_eq!(daemon.drain().accepted(), 1);
+}
+
+#[test]
 fn children_that_cannot_live_are_not_made_without_end() {
     // No descriptor for what a child needs: it ends at once, again and again.
     let daemon = Daemon::echo("prefork", &["--workers", "3", "--min-processes", "3"]);

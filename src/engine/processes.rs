@@ -7,8 +7,9 @@
 //! Orders lie in shared memory (`common.rs`); a nudge makes a child look at them. A child that is killed takes its session
 //! with it and nothing else: the scoreboard tells what was lost, and the books count it as *killed*.
 //!
-//! A child hangs when a nudge makes it take no turn: stopped by a signal, or in a service that does not come back. The
-//! parent says so and leaves it alone, since an operator may have stopped it to look; the end of the drain kills it.
+//! A child hangs when a nudge makes it do nothing: stopped by a signal, or in a service that does not come back. The parent
+//! says so. One with a session it leaves alone, since an operator may have stopped it to look; the end of the drain kills
+//! it. One without is killed, so that another takes its place.
 //!
 //! Read next: `process_per_connection.rs`, then `prefork/mod.rs`.
 
@@ -35,7 +36,7 @@ use crate::net::children::{Child, Ended, Fork, Signal, exit_child, fork};
 use crate::net::nudge::listen_for_nudges;
 use crate::net::poller::Batch;
 
-/// How often busy children that took no turn are nudged; one that has taken none by the next time hangs.
+/// How often children that have done nothing are nudged; one that has done nothing by the next time hangs.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// How long children may take to end when they have been told to end at once.
@@ -66,8 +67,8 @@ struct Kept {
     born_ns: u64,
     /// It was told to end.
     is_told: bool,
-    /// Turns that it had taken when it was last looked at.
-    seen_turns: u64,
+    /// Turns, and waits for a client, that it had taken when it was last looked at.
+    seen: u64,
     /// It was nudged then.
     is_nudged: bool,
     hangs: bool,
@@ -114,8 +115,7 @@ impl Processes {
                 let watched = self.common.desks[0].poller.watch_level(child.as_fd(), key);
                 // Dropped, it would be killed and waited for.
                 watched?;
-                let kept =
-                    Kept { child, born_ns: now_ns, is_told: false, seen_turns: 0, is_nudged: false, hangs: false };
+                let kept = Kept { child, born_ns: now_ns, is_told: false, seen: 0, is_nudged: false, hangs: false };
                 self.children[index] = Some(kept);
                 Ok(())
             }
@@ -187,21 +187,28 @@ impl Processes {
         }
     }
 
+    /// A child answers a nudge with a turn, or, without a session, with another wait for one.
     fn look_for_hanging(&mut self, now_ns: u64) {
         for (index, kept) in self.children.iter_mut().enumerate() {
             let Some(kept) = kept else { continue };
-            let turns = self.board.own(index).turns().turns.read();
-            let is_still = turns == kept.seen_turns && self.board.read(index, now_ns).state == State::Busy;
+            let counters = self.board.own(index).turns();
+            let seen = counters.turns.read() + counters.parks.read();
+            let is_still = seen == kept.seen;
             let hangs = is_still && kept.is_nudged;
+            let pid = kept.child.pid();
             if hangs != kept.hangs {
-                let pid = kept.child.pid();
                 match hangs {
                     true => warn!("process {pid} hangs: it has answered nobody for {LOOK_EVERY:?}"),
                     false => info!("process {pid} goes on"),
                 }
                 kept.hangs = hangs;
             }
-            (kept.seen_turns, kept.is_nudged) = (turns, is_still);
+            if hangs && self.board.read(index, now_ns).open() == 0 {
+                // It counts as free, or takes a place, and would serve nobody: another one does.
+                warn!("process {pid} is killed: it hangs and has no session");
+                let _ = kept.child.kill(Signal::KILL);
+            }
+            (kept.seen, kept.is_nudged) = (seen, is_still);
             if is_still {
                 nudge(&kept.child);
             }

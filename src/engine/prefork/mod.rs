@@ -139,6 +139,7 @@ fn serve_clients(common: &Common, own: Own<'_>, listeners: &[Served]) {
     let mut batch = Batch::new(listeners.len() + 1);
     own.ready();
     while !own.is_to_leave() && common.orders().stage(common.clock.now_ns()) == Stage::Open {
+        own.turns().parks.add(1);
         poller.wait(&mut batch, None).expect("waiting on our own poller cannot fail");
         for ready in batch.iter() {
             match ready.key {
