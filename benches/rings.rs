@@ -11,12 +11,14 @@
 
 use std::env;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use maitred::service;
+use maitred::clock::Clock;
+use maitred::service::{self, Bounds};
 use maitred::session::buffer::{Budget, Leases};
+use maitred::session::handler::{Means, Moment, Tally};
 use maitred::session::state::Reasons;
-use maitred::session::{Session, Stream, Tally, TurnEnd};
+use maitred::session::{Session, Stream, TurnEnd};
 
 /// Bytes of a ring, and of a `Vec`: what the daemon has by default.
 const RING_BYTES: usize = 64 << 10;
@@ -123,19 +125,28 @@ trait Echo {
 struct InSession {
     session: Session,
     leases: Leases,
+    clock: Clock,
 }
+
+/// Echo takes neither.
+const BOUNDS: Bounds = Bounds { max_frame_bytes: 0, max_demand: Duration::ZERO };
 
 impl InSession {
     fn new() -> InSession {
-        let echo = service::find("echo").expect("it is registered").build(&[]).expect("it needs no parameters");
-        InSession { session: Session::new(echo.open()), leases: Leases::new(RING_BYTES, Budget::new(usize::MAX)) }
+        let echo =
+            service::find("echo").expect("it is registered").build(&[], &BOUNDS).expect("it needs no parameters");
+        let session = Session::new(echo.open(None), None);
+        InSession { session, leases: Leases::new(RING_BYTES, Budget::new(usize::MAX)), clock: Clock::start() }
     }
 }
 
 impl Echo for InSession {
     fn echo(&mut self, stream: &mut Memory) {
         let reasons = Reasons::READABLE | Reasons::WRITABLE;
-        let end = self.session.turn(stream, reasons, &mut self.leases, usize::MAX, &mut Tally::default());
+        let (tally, calls) = (&mut Tally::default(), &mut Vec::new());
+        let moment = Moment::new(self.clock, None, None, 0);
+        let mut means = Means { leases: &mut self.leases, budget_bytes: usize::MAX, moment, tally, calls };
+        let end = self.session.turn(stream, reasons, &mut means);
         assert_eq!(end, TurnEnd::Idle);
     }
 

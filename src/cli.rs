@@ -156,6 +156,16 @@ pub struct ServeArgs {
         help = help("max_spare", "prefork: shrink while more processes than this are free"))]
     pub max_spare: Option<String>,
 
+    /// Threads for jobs
+    #[arg(long, value_name = "N|auto", help_heading = SCHEDULING,
+        help = with_default("Threads for work on the processors that belongs on no worker; auto: as many as cores", "auto"))]
+    pub jobs: Option<String>,
+
+    /// Jobs that wait
+    #[arg(long, value_name = "N", help_heading = SCHEDULING,
+        help = help("job_backlog", "How much of such work may wait for a thread; more is done by whoever brings it"))]
+    pub job_backlog: Option<String>,
+
     /// Size of a ring
     #[arg(long, value_name = "SIZE", help_heading = LIMITS,
         help = help("ring", "Size of a session's buffer, leased while bytes are in flight"))]
@@ -165,6 +175,16 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SIZE", help_heading = LIMITS,
         help = help("max_buffers", "Memory of all leased buffers together"))]
     pub max_buffers: Option<String>,
+
+    /// Longest message
+    #[arg(long, value_name = "SIZE", help_heading = LIMITS,
+        help = help("max_frame", "Longest message of services whose messages name their length"))]
+    pub max_frame: Option<String>,
+
+    /// Longest service time
+    #[arg(long, value_name = "DURATION", help_heading = LIMITS,
+        help = help("max_demand", "work: the longest service time that a request may name"))]
+    pub max_demand: Option<String>,
 
     /// Sessions open at once
     #[arg(long, value_name = "N", help_heading = LIMITS,
@@ -221,6 +241,10 @@ impl ServeArgs {
             ("assist", &self.assist),
             ("pin", &self.pin),
             ("placement", &self.placement),
+            ("jobs", &self.jobs),
+            ("job_backlog", &self.job_backlog),
+            ("max_frame", &self.max_frame),
+            ("max_demand", &self.max_demand),
             ("min_processes", &self.min_processes),
             ("max_processes", &self.max_processes),
             ("min_spare", &self.min_spare),

@@ -26,17 +26,24 @@ pub fn ticks_since(now: u32, since: u32) -> u32 {
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
+    /// `CLOCK_MONOTONIC` then, which is what `Instant` reads.
+    start_ns: u64,
 }
 
 impl Clock {
     /// A clock at zero.
     pub fn start() -> Clock {
-        Clock { start: Instant::now() }
+        Clock { start: Instant::now(), start_ns: monotonic_ns() }
     }
 
     /// Nanoseconds since the start; runs for 584 years.
     pub fn now_ns(&self) -> u64 {
         self.start.elapsed().as_nanos() as u64
+    }
+
+    /// A time since the start as all processes of the host read it; see [`monotonic_ns`].
+    pub fn monotonic_ns_of(&self, since_start_ns: u64) -> u64 {
+        self.start_ns + since_start_ns
     }
 
     /// Ticks since the start, from 1 on, so that 0 can mean never; wraps after 497 days.

@@ -26,6 +26,7 @@ pub(crate) use self::keys::{shown, within};
 use self::listen::{Asked, Field};
 use crate::cli::ServeArgs;
 use crate::error::Error;
+use crate::service::Bounds;
 use crate::session::buffer::Leases;
 use crate::session::handler::Service;
 
@@ -126,11 +127,13 @@ impl Config {
             "" => Err(fields.error(field, Unfit::new("the path is empty", "the path of a file"))),
             text => Ok(PathBuf::from(text)),
         });
+        let Limits { max_frame_bytes, max_demand, .. } = settings.limits;
+        let bounds = Bounds { max_frame_bytes, max_demand };
         let flags = args.listen.iter().map(|text| Asked::from_flag(text)).collect::<Result<Vec<_>, _>>()?;
         let listeners = match (flags.as_slice(), &file.listen) {
-            ([], None) => listen::defaults(engine)?,
-            ([], Some(tables)) => build_listeners(tables, engine, path)?,
-            (flags, _) => build_listeners(flags, engine, None)?,
+            ([], None) => listen::defaults(engine, &bounds)?,
+            ([], Some(tables)) => build_listeners(tables, engine, path, &bounds)?,
+            (flags, _) => build_listeners(flags, engine, None, &bounds)?,
         };
         Ok(Config {
             engine: engine.name,
@@ -296,10 +299,15 @@ impl Fields<'_> {
     }
 }
 
-fn build_listeners(asked: &[Asked], engine: &EngineInfo, file: Option<&Path>) -> Result<Vec<Listener>, Error> {
+fn build_listeners(
+    asked: &[Asked],
+    engine: &EngineInfo,
+    file: Option<&Path>,
+    bounds: &Bounds,
+) -> Result<Vec<Listener>, Error> {
     let mut listeners = Vec::with_capacity(asked.len());
     for asked in asked {
-        let listener = asked.build(engine, file)?;
+        let listener = asked.build(engine, file, bounds)?;
         asked.check_against(&listener, &listeners, file)?;
         listeners.push(listener);
     }

@@ -84,8 +84,7 @@ impl Daemon {
             });
             listeners.push(Served { listener, service: Arc::clone(&asked.service), idle_exempt: asked.idle_exempt });
         }
-        let start =
-            Start { settings, listeners, most_sessions: most_sessions.min(MOST_SESSIONS), clock: Clock::start() };
+        let start = Start::new(settings, listeners, most_sessions.min(MOST_SESSIONS), Clock::start());
         Ok(Daemon { engine: engine::start(config.engine, start)?, listening, most_sessions })
     }
 

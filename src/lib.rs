@@ -16,6 +16,7 @@
 //! - [`session`]: a session's protocol state, its rings, its state word, the table; the traits `Service` and `Handler`;
 //! - [`service`]: the protocols, and their registry;
 //! - [`net`]: every system call;
+//! - [`jobs`]: bounded pools for work that belongs on no worker;
 //! - [`engine`]: who waits for readiness and who runs the turns; `engine/pool` is the reference;
 //! - [`metrics`]: counters, histograms, stage times, the summary;
 //! - [`config`], [`cli`], [`error`], [`logging`], [`clock`]: what the user typed, and what the program runs with;
@@ -30,6 +31,7 @@ pub mod config;
 pub mod daemon;
 pub mod engine;
 pub mod error;
+pub mod jobs;
 pub mod load;
 pub mod logging;
 pub mod metrics;

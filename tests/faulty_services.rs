@@ -29,6 +29,7 @@ use maitred::engine::ENGINES;
 use maitred::error::Error;
 use maitred::logging::{Log, install_panic_hook};
 use maitred::session::handler::{Chunks, Handler, Next, Pace, Reply, Service};
+use maitred::session::mailbox::Address;
 
 use client::{Client, text};
 use daemon::Daemon;
@@ -90,7 +91,7 @@ impl Service for Made {
         self.name
     }
 
-    fn open(&self) -> Box<dyn Handler> {
+    fn open(&self, _address: Option<&Address>) -> Box<dyn Handler> {
         (self.open)()
     }
 

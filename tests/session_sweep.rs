@@ -18,11 +18,12 @@ mod random;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
+use maitred::clock::Clock;
 use maitred::random::Random;
 use maitred::session::buffer::{Budget, Leases};
-use maitred::session::handler::Closed;
+use maitred::session::handler::{Closed, Means, Moment, Tally};
 use maitred::session::state::Reasons;
-use maitred::session::{Session, Tally, TurnEnd};
+use maitred::session::{Session, TurnEnd};
 
 use handlers::{Ending, Plan, Promise, Witness};
 use kernel::{Kernel, Peer, Watch};
@@ -226,7 +227,7 @@ fn check(case: Case) {
     let mut random = Random::new(case.seed);
     let mut kernel = Kernel::new(case.peer.clone(), case.watch, random.next());
     let witness = Witness::default();
-    let mut session = Session::new(case.plan.open(witness.clone(), case.ring_bytes, case.piece));
+    let mut session = Session::new(case.plan.open(witness.clone(), case.ring_bytes, case.piece), None);
     let budget = Budget::new(3 * case.ring_bytes);
     let mut leases = Leases::new(case.ring_bytes, Arc::clone(&budget));
     let mut hog = Hog::default();
@@ -273,7 +274,7 @@ fn check(case: Case) {
         let (acts, written) = (kernel.acts, kernel.received.len());
         let before = (tally, witness.look().bytes.len());
         let reasons = std::mem::replace(&mut due, Reasons::NONE);
-        let end = session.turn(&mut kernel, reasons, &mut leases, case.budget_bytes, &mut tally);
+        let end = turn(&mut session, &mut kernel, reasons, &mut leases, case.budget_bytes, &mut tally);
         let turn_read_bytes = (tally.read_bytes - before.0.read_bytes) as usize;
         assert!(turn_read_bytes < case.budget_bytes + case.ring_bytes, "a turn keeps to its budget");
         starved = end == TurnEnd::Starved;
@@ -316,6 +317,21 @@ fn check(case: Case) {
     hog.release();
     assert_eq!(budget.made_bytes(), 0, "all memory is given back");
     check_end(&case, closed, &kernel, &witness.look(), &books);
+}
+
+/// One turn by nobody in particular, of a service that makes no calls.
+fn turn(
+    session: &mut Session,
+    kernel: &mut Kernel,
+    reasons: Reasons,
+    leases: &mut Leases,
+    budget_bytes: usize,
+    tally: &mut Tally,
+) -> TurnEnd {
+    let (moment, mut calls) = (Moment::new(Clock::start(), None, None, 0), Vec::new());
+    let end = session.turn(kernel, reasons, &mut Means { leases, budget_bytes, moment, tally, calls: &mut calls });
+    assert!(calls.is_empty());
+    end
 }
 
 fn check_end(case: &Case, closed: Option<Closed>, kernel: &Kernel, promise: &Promise, books: &Books) {
@@ -363,10 +379,11 @@ impl Hog {
             let peer =
                 Peer { input: vec![1], sends_fin: false, resets_after: None, reads: false, capacity: 0, piece: 1 };
             let mut kernel = Kernel::new(peer, Watch::Edge, 0);
-            let mut session = Session::new(Plan::Echo.open(Witness::default(), ring_bytes, 1));
+            let mut session = Session::new(Plan::Echo.open(Witness::default(), ring_bytes, 1), None);
             let mut leases = Leases::new(ring_bytes, Arc::clone(budget));
             kernel.act();
-            let end = session.turn(&mut kernel, Reasons::READABLE, &mut leases, 1_000, &mut Tally::default());
+            let tally = &mut Tally::default();
+            let end = turn(&mut session, &mut kernel, Reasons::READABLE, &mut leases, 1_000, tally);
             assert!(end == TurnEnd::Idle && session.is_write_blocked());
             self.sessions.push((session, leases));
         }

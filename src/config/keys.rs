@@ -232,6 +232,25 @@ pub(super) const KEYS: &[Key] = &[
         value: |settings| Value::Count(settings.processes.max_spare),
     },
     Key {
+        name: "jobs",
+        form: Form::Count { words: &["auto"], min: 1, max: MAX_WORKERS },
+        live: false,
+        set: |settings, value| {
+            settings.jobs = match value {
+                Value::Word(_) => available_cores(),
+                value => value.count(),
+            }
+        },
+        value: |settings| Value::Count(settings.jobs),
+    },
+    Key {
+        name: "job_backlog",
+        form: Form::Count { words: &[], min: 1, max: 1 << 20 },
+        live: false,
+        set: |settings, value| settings.job_backlog = value.count(),
+        value: |settings| Value::Count(settings.job_backlog),
+    },
+    Key {
         name: "max_connections",
         form: Form::Count { words: &[], min: 1, max: 1 << 22 },
         live: true,
@@ -244,6 +263,20 @@ pub(super) const KEYS: &[Key] = &[
         live: false,
         set: |settings, value| settings.limits.max_buffer_bytes = value.count(),
         value: |settings| Value::Count(settings.limits.max_buffer_bytes),
+    },
+    Key {
+        name: "max_frame",
+        form: Form::Size { min: 20, max: GIB },
+        live: false,
+        set: |settings, value| settings.limits.max_frame_bytes = value.count(),
+        value: |settings| Value::Count(settings.limits.max_frame_bytes),
+    },
+    Key {
+        name: "max_demand",
+        form: Form::Time { words: &[], min: Duration::ZERO, max: DAY },
+        live: false,
+        set: |settings, value| settings.limits.max_demand = value.time(),
+        value: |settings| Value::Time(settings.limits.max_demand),
     },
     Key {
         name: "idle_timeout",
@@ -279,7 +312,7 @@ pub(super) const KEYS: &[Key] = &[
 /// The settings that every engine keeps. Each of the others means something to the engines that name it in their
 /// `options`.
 pub(super) const LIMITS: &[&str] =
-    &["max_connections", "max_buffers", "idle_timeout", "write_timeout", "drain_timeout"];
+    &["max_connections", "max_buffers", "max_frame", "max_demand", "idle_timeout", "write_timeout", "drain_timeout"];
 
 /// The setting of this name.
 pub(super) fn find(name: &str) -> Option<&'static Key> {

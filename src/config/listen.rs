@@ -10,7 +10,7 @@ use super::file::{configuration, listen_key};
 use super::keys::{Unfit, shown};
 use super::{EngineInfo, Listener, Scheme};
 use crate::error::Error;
-use crate::service::{self, Entry, SERVICES};
+use crate::service::{self, Bounds, Entry, SERVICES};
 
 /// A key of a file with its value as a flag would take it; or the same from a flag, which has no line.
 #[derive(Clone, Debug)]
@@ -82,8 +82,8 @@ impl Asked {
 
     /// The listener, if its service exists, takes what is asked of it, and is carried by `engine`. `file` is where the
     /// request stands, if it does not come from a flag.
-    pub(super) fn build(&self, engine: &EngineInfo, file: Option<&Path>) -> Result<Listener, Error> {
-        self.check(engine).map_err(|wrong| self.error(wrong, file))
+    pub(super) fn build(&self, engine: &EngineInfo, file: Option<&Path>, bounds: &Bounds) -> Result<Listener, Error> {
+        self.check(engine, bounds).map_err(|wrong| self.error(wrong, file))
     }
 
     /// Refuses a listener whose address one of the `earlier` ones has already. Port 0 never clashes.
@@ -102,7 +102,7 @@ impl Asked {
         Err(self.error(Wrong { key: "address".to_owned(), line: self.address.line, unfit }, file))
     }
 
-    fn check(&self, engine: &EngineInfo) -> Result<Listener, Wrong> {
+    fn check(&self, engine: &EngineInfo, bounds: &Bounds) -> Result<Listener, Wrong> {
         let entry = service::find(&self.service.text).ok_or_else(|| {
             let known: Vec<&str> = SERVICES.iter().map(|entry| entry.name).collect();
             let problem = format!("{} is not a service", shown(&self.service.text));
@@ -117,7 +117,7 @@ impl Asked {
             let problem = format!("{} is not an address", shown(&self.address.text));
             self.address.wrong(problem, "IP:PORT, as in 127.0.0.1:7007 or [::1]:7007")
         })?;
-        let listener = self.listener(entry, scheme, address)?;
+        let listener = self.listener(entry, scheme, address, bounds)?;
         (engine.carries)(entry.name, scheme).map_err(|reason| {
             let problem = format!("engine {} cannot carry {} on {}: {reason}", engine.name, entry.name, scheme.name());
             self.service.wrong(problem, "another engine, or a service that this one carries")
@@ -125,10 +125,10 @@ impl Asked {
         Ok(listener)
     }
 
-    fn listener(&self, entry: &Entry, scheme: Scheme, address: SocketAddr) -> Result<Listener, Wrong> {
+    fn listener(&self, entry: &Entry, scheme: Scheme, address: SocketAddr, bounds: &Bounds) -> Result<Listener, Wrong> {
         let pairs = |field: &Field| (field.key.clone(), field.text.clone());
         let parameters: Vec<(String, String)> = self.parameters.iter().map(pairs).collect();
-        let service = entry.build(&parameters).map_err(|bad| {
+        let service = entry.build(&parameters, bounds).map_err(|bad| {
             let field = self.parameters.iter().find(|field| field.key == bad.key).unwrap_or(&self.service);
             let known: Vec<&str> = entry.parameters.iter().map(|(key, _)| *key).collect();
             match known.contains(&bad.key.as_str()) {
@@ -160,7 +160,7 @@ impl Asked {
 ///
 /// # Errors
 /// It carries none of them.
-pub(super) fn defaults(engine: &EngineInfo) -> Result<Vec<Listener>, Error> {
+pub(super) fn defaults(engine: &EngineInfo, bounds: &Bounds) -> Result<Vec<Listener>, Error> {
     let mut listeners = Vec::new();
     for entry in SERVICES {
         for &(scheme, port) in entry.default_listeners {
@@ -174,7 +174,8 @@ pub(super) fn defaults(engine: &EngineInfo) -> Result<Vec<Listener>, Error> {
                 );
                 continue;
             }
-            let service = entry.build(&[]).unwrap_or_else(|bad| panic!("{} does without {}", entry.name, bad.key));
+            let service =
+                entry.build(&[], bounds).unwrap_or_else(|bad| panic!("{} does without {}", entry.name, bad.key));
             listeners.push(Listener {
                 service_name: entry.name,
                 scheme,

@@ -44,6 +44,11 @@ pub struct Settings {
     pub placement: Placement,
     /// Read by `prefork`: how many processes there are, and how many of them may be free.
     pub processes: Processes,
+    /// Read by the engine at start, if a service has work for the processors that belongs on no worker: the threads for it.
+    /// Default: as many as there are cores.
+    pub jobs: usize,
+    /// Read by whoever has such work: how much of it may wait for a thread. Default [`JOB_BACKLOG`].
+    pub job_backlog: usize,
     /// Read by the engine at start, and again by a reload: what sessions may take.
     pub limits: Limits,
 }
@@ -57,6 +62,11 @@ pub struct Limits {
     /// Read where rings are leased: bytes of all of them together. Default [`MAX_BUFFER_BYTES`], or the least that
     /// workers and rings need; never less than what the free lists of all workers keep and one ring.
     pub max_buffer_bytes: usize,
+    /// Read by services whose messages name their length: the longest that one may have, its length not counted. Default
+    /// [`MAX_FRAME_BYTES`].
+    pub max_frame_bytes: usize,
+    /// Read by `work`: the longest service time that a request may name. Default [`MAX_DEMAND`].
+    pub max_demand: Duration,
     /// Read by the timeouts: how long a session may neither receive nor send; [`Limits::NEVER`] for `off`. Default
     /// [`IDLE_TIMEOUT`]. A reload may change it.
     pub idle_timeout: Duration,
@@ -152,6 +162,12 @@ pub const MAX_SPARE: usize = 8;
 pub const MAX_CONNECTIONS: usize = 16_384;
 /// Four thousand default rings: that many sessions may have bytes in flight at one moment.
 pub const MAX_BUFFER_BYTES: usize = 256 << 20;
+/// Enough for a second of work of a millisecond each. Guess.
+pub const JOB_BACKLOG: usize = 1_024;
+/// Sixteen default rings: longer messages than people send, and few enough of them fill the memory for rings.
+pub const MAX_FRAME_BYTES: usize = 1 << 20;
+/// Longer than any study asks for; a request of an hour is a mistake.
+pub const MAX_DEMAND: Duration = Duration::from_secs(10);
 /// Longer than people pause, shorter than a forgotten connection should hold a descriptor.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longer than a TCP peer needs to get over a burst of loss.
@@ -169,6 +185,8 @@ impl Default for Limits {
         Limits {
             max_connections: MAX_CONNECTIONS,
             max_buffer_bytes: MAX_BUFFER_BYTES,
+            max_frame_bytes: MAX_FRAME_BYTES,
+            max_demand: MAX_DEMAND,
             idle_timeout: IDLE_TIMEOUT,
             write_timeout: WRITE_TIMEOUT,
             drain_timeout: DRAIN_TIMEOUT,
@@ -193,6 +211,8 @@ impl Default for Settings {
             pin: PIN,
             placement: Placement::ReusePort,
             processes: Processes { min: MIN_PROCESSES, max: MAX_PROCESSES, min_spare: MIN_SPARE, max_spare: MAX_SPARE },
+            jobs: available_cores(),
+            job_backlog: JOB_BACKLOG,
             limits: Limits::default(),
         }
     }

@@ -9,7 +9,9 @@
 //! ring of 64 KiB for each silent client. That costs one system call a request; `design/memory-ownership.md` has the
 //! numbers. Read next: `serial.rs`.
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -17,20 +19,55 @@ use super::common::Common;
 use super::connection::{Calls, Connection};
 use super::turns::Turns;
 use crate::clock::{Clock, TICK, ticks_since};
-use crate::net::nudge::{Interest, wait};
+use crate::net::nudge::{Interest, Sleeper, wait};
 use crate::session::TurnEnd;
 use crate::session::handler::Closed;
+use crate::session::mailbox::Rouse;
 use crate::session::state::Reasons;
 use crate::session::table::Ticks;
 
 /// How long a session waits before it asks again for memory that others hold: they do not know whom to tell.
 const MEMORY_PAUSE: Duration = Duration::from_millis(10);
 
+/// The thread that serves a session, while it does: whom others nudge.
+#[derive(Default)]
+pub(super) struct Bed(Mutex<Option<Sleeper>>);
+
+impl Bed {
+    /// The calling thread is here from now on, until it calls [`leave`](Bed::leave), which it does before it returns.
+    pub(super) fn enter(&self) {
+        self.set(Some(Sleeper::current()));
+    }
+
+    pub(super) fn leave(&self) {
+        self.set(None);
+    }
+
+    /// Has whoever is here look at everything again.
+    pub(super) fn nudge(&self) {
+        let sleeper = self.0.lock().expect("no thread panics while it holds this lock");
+        sleeper.iter().for_each(|sleeper| sleeper.nudge());
+    }
+
+    fn set(&self, sleeper: Option<Sleeper>) {
+        *self.0.lock().expect("no thread panics while it holds this lock") = sleeper;
+    }
+}
+
+impl Rouse for Bed {
+    fn rouse(&self, _key: u64) {
+        self.nudge();
+    }
+}
+
 /// Serves the session until it ends, and says how it did; the caller ends it.
 pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Connection) -> Closed {
     let now_tick = || Clock::tick_of(common.clock.now_ns());
     let tick = AtomicU32::new(now_tick());
     let ticks = Ticks::beginning(now_tick());
+    let mut calls = VecDeque::new();
+    // Mail is announced by a nudge, and looked for after every wait.
+    let mail = if connection.session.address().is_some() { Reasons::POSTED } else { Reasons::NONE };
     let mut heard = common.orders().stage(common.clock.now_ns());
     let mut reasons = Reasons::RESUME | heard.reasons();
     if !connection.speaks_first && heard.reasons().is_empty() {
@@ -46,19 +83,31 @@ pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Con
         if reasons.intersects(Reasons::READABLE | Reasons::WRITABLE | Reasons::READ_ON) {
             ticks.last_ready.store(tick.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        reasons = match turns.run(connection, &mut Calls, &ticks, reasons, &tick, None) {
-            TurnEnd::Closed(closed) => return closed,
-            TurnEnd::Again => Reasons::RESUME,
-            TurnEnd::Starved => {
-                turns.put_rings_away();
-                wait(None, Interest { input: false, output: false }, Some(MEMORY_PAUSE));
-                Reasons::RESUME
-            }
-            TurnEnd::Idle => {
-                turns.put_rings_away();
-                wait_for(common, connection, &ticks, tick.load(Ordering::Relaxed))
-            }
-        };
+        let end = turns.run(connection, &mut Calls, &ticks, reasons, &tick, None);
+        calls.append(&mut turns.placed);
+        if let TurnEnd::Closed(closed) = end {
+            return closed;
+        }
+        if let Some(call) = calls.pop_front() {
+            // There is nobody else to run it. Its reply leaves before the next one is run.
+            let _ = turns.call(call, None);
+            reasons = mail | Reasons::RESUME;
+            continue;
+        }
+        reasons = mail
+            | match end {
+                TurnEnd::Closed(closed) => return closed,
+                TurnEnd::Again => Reasons::RESUME,
+                TurnEnd::Starved => {
+                    turns.put_rings_away();
+                    wait(None, Interest { input: false, output: false }, Some(MEMORY_PAUSE));
+                    Reasons::RESUME
+                }
+                TurnEnd::Idle => {
+                    turns.put_rings_away();
+                    wait_for(common, connection, &ticks, tick.load(Ordering::Relaxed))
+                }
+            };
     }
 }
 
@@ -68,7 +117,7 @@ fn wait_for(common: &Common, connection: &Connection, ticks: &Ticks, tick: u32) 
     let interest = Interest { input: session.wants_input(), output: session.is_write_blocked() };
     let orders = common.orders();
     let left = |since: u32, limit: u32| limit.saturating_sub(ticks_since(tick, since));
-    let idle_left = match connection.idle_exempt {
+    let idle_left = match connection.is_spared() {
         true => u32::MAX,
         false => left(ticks.last_ready.load(Ordering::Relaxed), orders.idle_ticks()),
     };

@@ -13,11 +13,12 @@ use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use super::Command;
 use super::front::Arrival;
+use super::{Command, Needs, Start};
 use crate::clock::Clock;
 use crate::config::{Limits, Settings};
 use crate::error::Error;
+use crate::jobs::Jobs;
 use crate::metrics::counters::PollCounters;
 use crate::net::poller::Poller;
 use crate::net::shared::{Shared, Zeroed};
@@ -26,7 +27,11 @@ use crate::session::state::Reasons;
 /// What the parts of an engine share.
 pub(super) struct Common {
     pub(super) settings: Settings,
+    /// What the services that it carries need of it.
+    pub(super) needs: Needs,
     pub(super) clock: Clock,
+    /// Where calls for the pool of the processors go; none if no service has such, or this engine runs them itself.
+    pub(super) jobs: Option<Jobs>,
     /// In memory that child processes share, for those engines that have some.
     orders: Shared<Orders>,
     /// One for each front.
@@ -39,13 +44,17 @@ pub(super) struct Common {
 
 impl Common {
     /// With so many desks.
-    pub(super) fn new(settings: Settings, clock: Clock, desks: usize) -> Result<Common, Error> {
+    pub(super) fn new(start: &Start, desks: usize) -> Result<Common, Error> {
+        let (settings, needs) = (start.settings.clone(), start.needs);
+        let jobs = needs.jobs.then(|| Jobs::start(settings.jobs, settings.job_backlog)).transpose();
         let desks = (0..desks).map(|_| Desk::new()).collect::<io::Result<_>>();
         let orders = Shared::<Orders>::new(1).map_err(|reason| Error::resource("share memory", reason))?;
         orders[0].set_timeouts(&settings.limits);
         Ok(Common {
             settings,
-            clock,
+            needs,
+            clock: start.clock,
+            jobs: jobs.map_err(|reason| Error::resource("start the threads for jobs", reason))?,
             orders,
             desks: desks.map_err(|reason| Error::resource("make a poller", reason))?,
             live: AtomicUsize::new(0),
@@ -108,9 +117,14 @@ impl Common {
         self.live.load(Ordering::SeqCst)
     }
 
-    /// The time for stage times, 0 when they are off.
+    /// Whether turns and calls are told when they were seen and taken.
+    pub(super) fn is_timed(&self) -> bool {
+        self.settings.stages || self.needs.clock
+    }
+
+    /// The time for stage times, 0 when nobody wants it.
     pub(super) fn stage_ns(&self) -> u64 {
-        if self.settings.stages { self.clock.now_ns() } else { 0 }
+        if self.is_timed() { self.clock.now_ns() } else { 0 }
     }
 }
 
@@ -209,6 +223,9 @@ pub(super) struct Desk {
     errands: Mutex<VecDeque<Errand>>,
     /// Whether there are some, for a front that is busy. Set by whoever adds one, cleared by the front.
     has_errands: AtomicBool,
+    /// Whether the front waits, or is about to, and would not see what is left with its floor. Set by the front before it
+    /// looks for the last time, cleared by whoever ends the wait.
+    pub(super) is_waiting: AtomicBool,
 }
 
 /// Something for a front to do.
@@ -226,7 +243,15 @@ impl Desk {
             counters: PollCounters::default(),
             errands: Mutex::new(VecDeque::new()),
             has_errands: AtomicBool::new(false),
+            is_waiting: AtomicBool::new(false),
         })
+    }
+
+    /// Ends the front's wait, if it waits: something was left with its floor.
+    pub(super) fn rouse(&self) {
+        if self.is_waiting.load(Ordering::SeqCst) && self.is_waiting.swap(false, Ordering::SeqCst) {
+            self.poller.wake();
+        }
     }
 
     /// Leaves an errand and rings; returns at once.

@@ -1,9 +1,11 @@
 //! What an engine keeps for one session: its socket, its protocol state, and what the poller was last asked about it.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::Arc;
 
 use super::front::{Arrival, Refusal};
 use crate::net::socket::Socket;
+use crate::session::mailbox::Rouse;
 use crate::session::{Session, Stream};
 
 /// A session and the socket under it. Dropping it closes the socket.
@@ -19,11 +21,17 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// A session that has not had its first turn, on the socket that has come.
-    pub(super) fn begin(arrival: Arrival) -> Result<Connection, Refusal> {
-        let session = Session::new(arrival.open()?);
+    /// A session that has not had its first turn, on the socket that has come; who has mail for it tells `rouse`, with this
+    /// key.
+    pub(super) fn begin(arrival: Arrival, key: u64, rouse: Arc<dyn Rouse>) -> Result<Connection, Refusal> {
+        let session = arrival.open(key, rouse)?;
         let Arrival { socket, service, idle_exempt } = arrival;
         Ok(Connection { session, socket, watches_output: false, idle_exempt, speaks_first: service.speaks_first() })
+    }
+
+    /// Whether the idle timeout spares it now.
+    pub(super) fn is_spared(&self) -> bool {
+        self.idle_exempt || self.session.has_calls()
     }
 }
 

@@ -80,7 +80,7 @@ impl Loops {
         floor: impl Fn(&Arc<[Loop]>, usize) -> F,
     ) -> Result<Loops, Error> {
         let count = listeners.len();
-        let common = Arc::new(Common::new(start.settings, start.clock, count)?);
+        let common = Arc::new(Common::new(&start, count)?);
         // Memory is shared out too: a loop that runs out of it waits for its own sessions.
         let buffer_bytes = common.settings.limits.max_buffer_bytes / count;
         let made = |number| Loop {
@@ -96,7 +96,7 @@ impl Loops {
         // All of them listen before the first one serves.
         for (number, front) in fronts.collect::<Result<Vec<_>, _>>()?.into_iter().enumerate() {
             let loops = Arc::clone(&loops);
-            crew.start(format!("loop-{number}"), Some(number), move || loops[number].run(front))?;
+            crew.start(format!("loop-{number}"), Some(number), move || loops[number].run(number, front))?;
         }
         Ok(Loops { engine, common, loops, crew })
     }
@@ -123,20 +123,20 @@ impl Loop {
         self.counters.closed.iter().map(Count::read).sum::<u64>() + turned_away
     }
 
-    fn run<F: LoopFloor>(&self, mut front: Front<F>) {
+    fn run<F: LoopFloor>(&self, number: usize, mut front: Front<F>) {
         let reactor = &*self.reactor;
-        let mut turns = Turns::new(&reactor.common, &reactor.budget, &self.counters, &self.stages);
+        let turns = Turns::new(&reactor.common, &reactor.budget, &self.counters, &self.stages);
+        let mut turns = turns.numbered(number);
         let mut batch = Batch::new(reactor.common.settings.batch);
         while !front.is_drained() {
             // Who wants another turn has it after those who have become ready meanwhile.
             let is_busy = !front.floor.sessions().ready.is_empty();
             front.wait(&mut batch, is_busy.then_some(Duration::ZERO));
             let ready = &mut front.floor.sessions().ready;
-            let round = ready.len();
-            for place in 0..round {
-                ready.extend(reactor.run(&mut turns, ready[place]).into_iter().flatten());
+            for _ in 0..ready.len() {
+                let request = ready.pop_front().expect("as many as there were");
+                reactor.run(&mut turns, request, &mut |next| ready.push_back(next));
             }
-            ready.drain(..round);
         }
     }
 }

@@ -97,6 +97,10 @@ impl Floor for Dealer {
         self.sessions.handle_wait(now_ns);
     }
 
+    fn has_mail(&self) -> bool {
+        self.sessions.has_mail()
+    }
+
     fn handle_event(&mut self, ready: Ready, now_ns: u64) {
         self.sessions.handle_event(ready, now_ns);
     }

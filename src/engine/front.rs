@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use log::info;
@@ -27,7 +28,9 @@ use crate::net::alarm::Alarm;
 use crate::net::listener::BACKLOG;
 use crate::net::poller::{Batch, Ready, WAKE_KEY};
 use crate::net::socket::Socket;
-use crate::session::handler::{Closed, Handler, Service};
+use crate::session::Session;
+use crate::session::handler::{Closed, Service};
+use crate::session::mailbox::{Mailbox, Rouse};
 
 /// Connections taken from one listener before sessions have their turn again.
 const ACCEPT_BURST: usize = 64;
@@ -49,9 +52,14 @@ pub(super) struct Arrival {
 pub(super) type Refusal = (Closed, String);
 
 impl Arrival {
-    /// The service's handler for it; a panic there is the end of this connection alone.
-    pub(super) fn open(&self) -> Result<Box<dyn Handler>, Refusal> {
-        let opened = catch_unwind(AssertUnwindSafe(|| self.service.open()));
+    /// The service's session for it, of which others tell `rouse` with this key; a panic of the service is the end of this
+    /// connection alone.
+    pub(super) fn open(&self, key: u64, rouse: Arc<dyn Rouse>) -> Result<Session, Refusal> {
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let mail = self.service.mailbox().map(|mailing| (Mailbox::new(mailing.limits, rouse, key), mailing));
+            let handler = self.service.open(mail.as_ref().map(|(address, _)| address));
+            Session::new(handler, mail)
+        }));
         opened.map_err(|_| (Closed::Panicked, format!("its service {} panicked", self.service.name())))
     }
 }
@@ -61,6 +69,11 @@ pub(super) trait Floor {
     /// Begins a session, and says by when it wants to be called for it. Whoever ends the session calls
     /// [`Common::leave`]; for one that is refused the front does.
     fn admit(&mut self, arrival: Arrival, now_ns: u64) -> Result<Option<u64>, Refusal>;
+
+    /// Whether other threads have left something with it since the last [`handle_wait`](Floor::handle_wait).
+    fn has_mail(&self) -> bool {
+        false
+    }
 
     /// By what it hears of arrivals.
     fn bell<'a>(&'a mut self, desk: &'a Desk) -> impl Doorbell + 'a {
@@ -170,7 +183,9 @@ impl<F: Floor> Front<F> {
 
     /// The same for an engine that waits elsewhere and only looks in here; how many events there were for the floor.
     pub(super) fn wait_uncounted(&mut self, batch: &mut Batch, timeout: Option<Duration>) -> u64 {
+        let timeout = self.lie_down(timeout);
         self.desk().poller.wait(batch, timeout).expect("waiting on our own poller cannot fail");
+        self.get_up();
         self.now_ns = self.common.clock.now_ns();
         self.floor.handle_wait(self.now_ns);
         let mut events = 0;
@@ -186,6 +201,22 @@ impl<F: Floor> Front<F> {
             }
         }
         events
+    }
+
+    /// Says that whoever leaves something with the floor must end the wait that follows; for how long to wait then.
+    pub(super) fn lie_down(&self, timeout: Option<Duration>) -> Option<Duration> {
+        if timeout == Some(Duration::ZERO) || !self.common.needs.mail {
+            return timeout;
+        }
+        self.desk().is_waiting.store(true, Ordering::SeqCst);
+        if self.floor.has_mail() { Some(Duration::ZERO) } else { timeout }
+    }
+
+    /// Takes that back.
+    pub(super) fn get_up(&self) {
+        if self.common.needs.mail {
+            self.desk().is_waiting.store(false, Ordering::SeqCst);
+        }
     }
 
     /// Counts a wait that has brought so many events of sessions.

@@ -20,6 +20,7 @@
 //! has then seen the role taken (`parking.rs`). Read next: `thread_per_connection.rs`; the chapter is
 //! `design/engines/leader-followers.md`.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,7 +30,7 @@ use super::common::Common;
 use super::crew::Crew;
 use super::front::Front;
 use super::parking::IdleStack;
-use super::reactor::{Reactor, Request, Sessions};
+use super::reactor::{Reactor, Request, Sessions, Work};
 use super::turns::Turns;
 use super::{Command, Entry, Hearing, Running, Start, anywhere, carries_all};
 use crate::config::{AtOnce, EngineInfo};
@@ -38,6 +39,7 @@ use crate::metrics::counters::TurnCounters;
 use crate::metrics::stages::StageRecorder;
 use crate::metrics::summary::{Summary, TurnSummary};
 use crate::net::poller::Batch;
+use crate::session::handler::Pace;
 
 pub(super) const ENTRY: Entry = Entry {
     info: EngineInfo {
@@ -84,9 +86,9 @@ struct LeaderFollowers {
 
 impl LeaderFollowers {
     fn start(start: Start) -> Result<LeaderFollowers, Error> {
-        let all_brief = super::all_brief(&start.listeners);
+        let all_brief = super::all_paced(&start.listeners, &[Pace::Brief]);
         let workers = start.settings.workers;
-        let common = Arc::new(Common::new(start.settings, start.clock, 1)?);
+        let common = Arc::new(Common::new(&start, 1)?);
         let reactor = Reactor::new(&common, 0, start.most_sessions, common.settings.limits.max_buffer_bytes);
         let front = Front::new(Arc::clone(&common), 0, start.listeners, Sessions::new(&reactor))?;
         let crew = Crew::new(common.settings.pin);
@@ -130,7 +132,7 @@ struct Member<'a> {
     turns: Turns<'a>,
     batch: Batch,
     /// What it found, and what of that wants another turn.
-    found: Vec<Request>,
+    found: VecDeque<Request>,
 }
 
 impl<'a> Member<'a> {
@@ -138,9 +140,9 @@ impl<'a> Member<'a> {
         let (counters, stages) = (&shared.turn_counters[number], &shared.stages[number]);
         let events = if shared.all_brief { shared.common.settings.batch } else { 1 };
         Member {
-            turns: Turns::new(&shared.common, &shared.reactor.budget, counters, stages),
+            turns: Turns::new(&shared.common, &shared.reactor.budget, counters, stages).numbered(number),
             batch: Batch::new(events),
-            found: Vec::with_capacity(events),
+            found: VecDeque::with_capacity(events),
             number,
             shared,
         }
@@ -168,9 +170,12 @@ impl<'a> Member<'a> {
         let mut front = shared.front.try_lock().expect("only the leader has it, and no leader panics");
         let is_over = front.is_drained();
         if !is_over {
-            let is_busy = !self.found.is_empty();
+            let is_busy = !self.found.is_empty() || !front.floor.ready.is_empty();
             front.wait(&mut self.batch, is_busy.then_some(Duration::ZERO));
-            self.found.append(&mut front.floor.ready);
+            // Others may serve what a turn or a call that takes long would hold up.
+            let most = if shared.all_brief { usize::MAX } else { 1 };
+            let found = front.floor.ready.len().min(most);
+            self.found.extend(front.floor.ready.drain(..found));
         }
         drop(front);
         shared.is_led.store(false, Ordering::SeqCst);
@@ -194,10 +199,15 @@ impl<'a> Member<'a> {
         let shared = self.shared;
         let round = self.found.len();
         let since_ns = shared.common.clock.now_ns();
-        for place in 0..round {
-            self.found.extend(shared.reactor.run(&mut self.turns, self.found[place]).into_iter().flatten());
+        let Member { turns, found, .. } = self;
+        for _ in 0..round {
+            let request = found.pop_front().expect("as many as there were");
+            shared.reactor.run(turns, request, &mut |next| match next.work {
+                Work::Turn(_) => found.push_back(next),
+                // For whoever leads next: a member that waits need not wait for this one.
+                Work::Call(_) => shared.reactor.leave(next),
+            });
         }
-        self.found.drain(..round);
         let turn_ns = (shared.common.clock.now_ns() - since_ns) / round as u64;
         let before_ns = shared.turn_ns.load(Ordering::Relaxed);
         let after_ns = if before_ns == 0 { turn_ns } else { (before_ns * 7 + turn_ns) / 8 };

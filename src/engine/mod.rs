@@ -122,6 +122,31 @@ pub struct Start {
     pub most_sessions: usize,
     /// The daemon's clock.
     pub clock: Clock,
+    needs: Needs,
+}
+
+/// What services need of the engine that carries them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Needs {
+    /// Somebody looks at the clock.
+    clock: bool,
+    /// Somebody is reached by others.
+    mail: bool,
+    /// Somebody makes calls for the pool of the processors.
+    jobs: bool,
+}
+
+impl Start {
+    /// With these listeners, and no more sessions than `most_sessions`.
+    pub fn new(settings: Settings, listeners: Vec<Served>, most_sessions: usize, clock: Clock) -> Start {
+        let any = |is_so: fn(&dyn Service) -> bool| listeners.iter().any(|served| is_so(&*served.service));
+        let needs = Needs {
+            clock: any(|service| service.reads_clock()),
+            mail: any(|service| service.mailbox().is_some()),
+            jobs: any(|service| service.has_jobs()),
+        };
+        Start { settings, listeners, most_sessions, clock, needs }
+    }
 }
 
 /// What a running engine can be told.
@@ -167,8 +192,10 @@ pub trait Running: Send + Sync {
 ///
 /// # Panics
 /// If there is no such engine; names are checked when the configuration is read.
-pub fn start(name: &str, start: Start) -> Result<Box<dyn Running>, Error> {
+pub fn start(name: &str, mut start: Start) -> Result<Box<dyn Running>, Error> {
     available(name).map_err(|reason| Error::resource(format!("run the engine {name}"), io::Error::other(reason)))?;
+    // A process that forks has one thread; its children run jobs inline.
+    start.needs.jobs &= !entry(name).info.forks;
     (entry(name).start)(start)
 }
 
@@ -188,9 +215,9 @@ fn entry(name: &str) -> &'static Entry {
     entry.expect("the configuration names an engine of the registry")
 }
 
-/// Whether the turns of every service are bounded by the byte budget alone.
-fn all_brief(listeners: &[Served]) -> bool {
-    listeners.iter().all(|served| served.service.pace() == Pace::Brief)
+/// Whether the turns of every service are of one of these paces.
+fn all_paced(listeners: &[Served], paces: &[Pace]) -> bool {
+    listeners.iter().all(|served| paces.contains(&served.service.pace()))
 }
 
 #[cfg(test)]

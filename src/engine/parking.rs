@@ -213,7 +213,7 @@ mod loom_models {
 
     use super::super::pool::NONE_LEFT;
     use super::super::pool::service_queue::ServiceQueue;
-    use super::super::reactor::Request;
+    use super::super::reactor::{Request, Work};
     use super::*;
     use crate::session::table::Key;
     use crate::sync::model;
@@ -246,7 +246,7 @@ mod loom_models {
 
         fn put(&self, index: u32) {
             let key = Key::from_u64(1 << 32 | u64::from(index)).unwrap();
-            assert!(self.queue.try_put(Request { key, ready_ns: 0 }).is_ok(), "the models never fill the queue");
+            assert!(self.queue.try_put(Request::turn(key, 0)).is_ok(), "the models never fill the queue");
         }
 
         /// What the wake rule must do at the least: wake one when nobody is awake. Whoever is awake will look at the
@@ -262,7 +262,10 @@ mod loom_models {
         fn take(&self) -> Option<u32> {
             let request = self.queue.try_take();
             self.poller_seat.wake_if(|| request.is_none() || self.is_at_most(self.low_water.load(Ordering::Relaxed)));
-            request.map(|request| request.key.index())
+            request.map(|request| match request.work {
+                Work::Turn(key) => key.index(),
+                Work::Call(_) => unreachable!("the models make no calls"),
+            })
         }
 
         /// Takes requests until there is none.

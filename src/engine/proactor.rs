@@ -106,7 +106,7 @@ impl Proactor {
     fn start(mut start: Start) -> Result<Proactor, Error> {
         let count = start.settings.workers;
         let shares = share_ports(std::mem::take(&mut start.listeners), count)?;
-        let common = Arc::new(Common::new(start.settings, start.clock, count)?);
+        let common = Arc::new(Common::new(&start, count)?);
         let buffer_bytes = common.settings.limits.max_buffer_bytes / count;
         let made = |number| Worker {
             reactor: Reactor::new(&common, number, start.most_sessions, buffer_bytes),
@@ -166,21 +166,25 @@ impl Worker {
             Ok(mut front) => {
                 front.floor.watch_desk();
                 told.send(Ok(())).expect("whoever starts the engine waits for this");
-                self.serve(front);
+                self.serve(number, front);
             }
             Err(reason) => told.send(Err(reason)).expect("whoever starts the engine waits for this"),
         }
     }
 
-    fn serve(&self, mut front: Front<Completions>) {
+    fn serve(&self, number: usize, mut front: Front<Completions>) {
         let reactor = &*self.reactor;
         let common = &reactor.common;
-        let mut turns = Turns::new(common, &reactor.budget, &self.counters, &self.stages);
+        let mut turns = Turns::new(common, &reactor.budget, &self.counters, &self.stages).numbered(number);
         let mut batch = Batch::new(common.settings.batch);
         while !front.is_drained() {
-            let floor = &mut front.floor;
+            let floor = &front.floor;
             let is_busy = floor.rang || !floor.accepted.is_empty() || !floor.sessions.ready.is_empty();
-            floor.submit_and_wait(is_busy.then_some(Duration::ZERO));
+            let timeout = front.lie_down(is_busy.then_some(Duration::ZERO));
+            let floor = &mut front.floor;
+            floor.submit_and_wait(timeout);
+            front.get_up();
+            let floor = &mut front.floor;
             let now_ns = common.clock.now_ns();
             floor.handle_wait(now_ns);
             let events = floor.take(common.settings.batch, now_ns);
@@ -194,12 +198,11 @@ impl Worker {
                 front.floor.rang = !batch.is_empty();
             }
             let Completions { sessions, ports, .. } = &mut front.floor;
-            let round = sessions.ready.len();
-            for place in 0..round {
-                let request = sessions.ready[place];
-                sessions.ready.extend(reactor.run_wired(ports, &mut turns, request).into_iter().flatten());
+            let ready = &mut sessions.ready;
+            for _ in 0..ready.len() {
+                let request = ready.pop_front().expect("as many as there were");
+                reactor.run_wired(ports, &mut turns, request, &mut |next| ready.push_back(next));
             }
-            sessions.ready.drain(..round);
             for (connection, closed) in ports.left.drain(..) {
                 turns.end(connection, closed);
             }
@@ -322,6 +325,10 @@ impl Floor for Completions {
 
     fn handle_wait(&mut self, now_ns: u64) {
         self.sessions.handle_wait(now_ns);
+    }
+
+    fn has_mail(&self) -> bool {
+        self.sessions.has_mail()
     }
 
     /// Sessions are not watched by the poller.

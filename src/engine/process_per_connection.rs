@@ -41,7 +41,7 @@ pub(super) const ENTRY: Entry = Entry {
         forks: true,
     },
     start: |start| {
-        let common = Arc::new(Common::new(start.settings, start.clock, 1)?);
+        let common = Arc::new(Common::new(&start, 1)?);
         let processes = Processes::new(&common, start.most_sessions.min(MOST_PROCESSES));
         let processes = processes.map_err(|reason| Error::resource("share memory with children", reason))?;
         let mut front = Front::new(Arc::clone(&common), 0, start.listeners, Forks { processes })?;

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use log::{info, warn};
 
-use super::blocking::serve;
+use super::blocking::{Bed, serve};
 use super::books::Books;
 use super::common::{Common, Stage};
 use super::connection::Connection;
@@ -35,6 +35,7 @@ use crate::metrics::summary::{ProcessSummary, Summary};
 use crate::net::children::{Child, Ended, Fork, Signal, exit_child, fork};
 use crate::net::nudge::listen_for_nudges;
 use crate::net::poller::Batch;
+use crate::session::mailbox::Rouse;
 
 /// How often children that have done nothing are nudged; one that has done nothing by the next time hangs.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -236,9 +237,12 @@ impl Processes {
 
 /// Serves one session in a child whose slot counts it already, to its end.
 pub(super) fn serve_one(common: &Common, own: Own<'_>, turns: &mut Turns<'_>, arrival: Arrival) {
-    match Connection::begin(arrival) {
+    let bed = Arc::new(Bed::default());
+    match Connection::begin(arrival, 0, Arc::clone(&bed) as Arc<dyn Rouse>) {
         Ok(mut connection) => {
+            bed.enter();
             let closed = serve(common, turns, &mut connection);
+            bed.leave();
             let (closed, socket) = turns.finish(connection, closed);
             own.end(closed, common.clock.now_ns());
             // Who sees the end of the connection finds it counted.

@@ -18,7 +18,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use super::common::{Common, Desk, Stage};
 use super::connection::{Calls, Connection, Wire};
 use super::front::{Arrival, Floor, Refusal};
 use super::timeouts::Wheel;
-use super::turns::Turns;
+use super::turns::{Placed, Turns};
 use crate::clock::{Clock, TICK, ticks_since};
 use crate::config::Rearm;
 use crate::net::poller::Ready;
@@ -36,6 +36,7 @@ use crate::net::socket::Socket;
 use crate::session::TurnEnd;
 use crate::session::buffer::Budget;
 use crate::session::handler::Closed;
+use crate::session::mailbox::Rouse;
 use crate::session::state::{Reasons, Released, Scheduled};
 use crate::session::table::{Claim, Key, Slot, Table};
 
@@ -45,13 +46,30 @@ const _: () = assert!(size_of::<Slot<Connection>>() == 128);
 /// The longest that a session goes unvisited, whatever the timeouts: about an hour.
 const LONGEST_VISIT: u32 = 1 << 19;
 
-/// A session that is to have a turn.
-#[derive(Clone, Copy, Debug)]
+/// A service request: something that whoever serves is to do.
 pub(super) struct Request {
-    /// The session, in the state *queued*.
-    pub(super) key: Key,
-    /// When it was seen ready; 0 when stage times are off.
+    pub(super) work: Work,
+    /// When it was seen; 0 when nobody wants to know.
     pub(super) ready_ns: u64,
+}
+
+/// What there is to do.
+pub(super) enum Work {
+    /// The session of this key, which is in the state *queued*, is to have a turn.
+    Turn(Key),
+    /// A call of a session is to be run.
+    Call(Box<Placed>),
+}
+
+impl Request {
+    pub(super) fn turn(key: Key, ready_ns: u64) -> Request {
+        Request { work: Work::Turn(key), ready_ns }
+    }
+
+    /// When it was seen, where that is known.
+    fn seen_ns(&self) -> Option<u64> {
+        Some(self.ready_ns).filter(|ready_ns| *ready_ns > 0)
+    }
 }
 
 /// How sessions are connected with the kernel.
@@ -108,6 +126,11 @@ pub(super) struct Reactor {
     /// Sessions in the state *queued* that wait for memory instead of for a thread. `budget.awaited` says that there
     /// are some; written under this lock.
     starving: Mutex<VecDeque<Request>>,
+    /// What others have left for whoever serves, oldest first: sessions that have mail, calls that anybody may run. Taken by
+    /// the front when it has waited.
+    left: Mutex<Vec<Request>>,
+    /// Whether there is some. Written under the lock of `left`.
+    has_left: AtomicBool,
     /// When the log last said that memory has run out; 0 before the first time. Written under the lock of `starving`.
     warned_tick: AtomicU32,
     now: Now,
@@ -128,6 +151,8 @@ impl Reactor {
             budget: Budget::new(buffer_bytes),
             table: Table::new(most_sessions),
             starving: Mutex::new(VecDeque::new()),
+            left: Mutex::new(Vec::new()),
+            has_left: AtomicBool::new(false),
             warned_tick: AtomicU32::new(0),
             now: Now(AtomicU32::new(tick)),
         })
@@ -137,35 +162,88 @@ impl Reactor {
         &self.common.desks[self.number]
     }
 
-    /// Gives the session its turn. Returns the requests that are to be served next: this session's, if it wants another
-    /// turn, and one that waited for memory, if there is some.
-    pub(super) fn run(&self, turns: &mut Turns<'_>, request: Request) -> [Option<Request>; 2] {
-        self.run_wired(&mut Readiness(self), turns, request)
+    /// Serves a request, and gives to `put` what is to be served next: the session again, if it wants another turn; one that
+    /// waited for memory, if there is some; calls. The first call of a turn is run here, once all that is out of hand, and
+    /// its reply sent, if nobody else has the session by then: so a request that is alone waits in no queue twice.
+    pub(super) fn run(&self, turns: &mut Turns<'_>, request: Request, put: &mut dyn FnMut(Request)) {
+        self.run_wired(&mut Readiness(self), turns, request, put);
     }
 
-    /// The same for sessions that are not wired as usual.
+    /// The same for a thread that is to run nothing but turns.
+    pub(super) fn run_turn(&self, turns: &mut Turns<'_>, request: Request, put: &mut dyn FnMut(Request)) {
+        let Work::Turn(key) = request.work else { return put(request) };
+        self.turn(&mut Readiness(self), turns, key, request.seen_ns(), put);
+        self.put_calls(turns, put);
+    }
+
+    /// The same as [`run`](Self::run) for sessions that are not wired as usual.
     pub(super) fn run_wired(
         &self,
         wiring: &mut impl Wiring,
         turns: &mut Turns<'_>,
         request: Request,
-    ) -> [Option<Request>; 2] {
-        let again = self.turn(wiring, turns, request);
-        let again = again.then(|| Request { key: request.key, ready_ns: self.common.stage_ns() });
-        let fed = if self.budget.awaited.load(Ordering::SeqCst) { self.poll_starving() } else { None };
-        [again, fed]
+        put: &mut dyn FnMut(Request),
+    ) {
+        let seen_ns = request.seen_ns();
+        let call = match request.work {
+            Work::Turn(key) => {
+                self.turn(wiring, turns, key, seen_ns, put);
+                let first = turns.placed.pop_front();
+                self.put_calls(turns, put);
+                first
+            }
+            Work::Call(call) => Some(*call),
+        };
+        let Some(call) = call else { return };
+        if let Some(key) = turns.call(call, seen_ns)
+            && let Some(key) = Key::from_u64(key)
+            && self.table.schedule(key, Reasons::POSTED) == Scheduled::Enqueue
+        {
+            self.turn(wiring, turns, key, None, put);
+            self.put_calls(turns, put);
+        }
+    }
+
+    /// Calls that a turn has made are requests of their own; they were seen when it read them.
+    fn put_calls(&self, turns: &mut Turns<'_>, put: &mut dyn FnMut(Request)) {
+        if turns.placed.is_empty() {
+            return;
+        }
+        let ready_ns = self.common.stage_ns();
+        for call in turns.placed.drain(..) {
+            put(Request { work: Work::Call(Box::new(call)), ready_ns });
+        }
+    }
+
+    /// Gives the session its turn.
+    fn turn(
+        &self,
+        wiring: &mut impl Wiring,
+        turns: &mut Turns<'_>,
+        key: Key,
+        seen_ns: Option<u64>,
+        put: &mut dyn FnMut(Request),
+    ) {
+        if self.turn_once(wiring, turns, key, seen_ns) {
+            put(Request::turn(key, self.common.stage_ns()));
+        }
+        if self.budget.awaited.load(Ordering::SeqCst)
+            && let Some(fed) = self.poll_starving()
+        {
+            put(fed);
+        }
     }
 
     /// True if the session is queued again.
-    fn turn(&self, wiring: &mut impl Wiring, turns: &mut Turns<'_>, request: Request) -> bool {
-        let mut claim = self.table.claim(request.key);
+    fn turn_once(&self, wiring: &mut impl Wiring, turns: &mut Turns<'_>, key: Key, seen_ns: Option<u64>) -> bool {
+        let mut claim = self.table.claim(key);
         let (ticks, reasons) = (&claim.slot().ticks, claim.reasons());
-        let mut wire = wiring.wire(request.key);
-        let end = turns.run(&mut claim, &mut wire, ticks, reasons, &self.now.0, Some(request.ready_ns));
+        let mut wire = wiring.wire(key);
+        let end = turns.run(&mut claim, &mut wire, ticks, reasons, &self.now.0, seen_ns);
         drop(wire);
         match end {
             TurnEnd::Closed(closed) => {
-                wiring.end(turns, request.key, claim.close(), closed);
+                wiring.end(turns, key, claim.close(), closed);
                 false
             }
             TurnEnd::Again => {
@@ -187,6 +265,15 @@ impl Reactor {
         }
     }
 
+    /// Leaves a request for whoever serves; any thread.
+    pub(super) fn leave(&self, request: Request) {
+        let mut left = self.left.lock().expect("no thread panics while it holds this lock");
+        left.push(request);
+        self.has_left.store(true, Ordering::SeqCst);
+        drop(left);
+        self.desk().rouse();
+    }
+
     /// Puts the session aside until there is memory for its ring.
     fn starve(&self, claim: Claim<'_, Connection>) {
         let key = claim.key();
@@ -196,7 +283,7 @@ impl Reactor {
         if starving.is_empty() {
             self.warn_starving();
         }
-        starving.push_back(Request { key, ready_ns: self.common.stage_ns() });
+        starving.push_back(Request::turn(key, self.common.stage_ns()));
         self.budget.awaited.store(true, Ordering::SeqCst);
     }
 
@@ -227,18 +314,28 @@ impl Reactor {
     }
 }
 
+/// Whoever has mail for a session leaves its turn with the front.
+impl Rouse for Reactor {
+    fn rouse(&self, key: u64) {
+        let Some(key) = Key::from_u64(key) else { return };
+        if self.table.schedule(key, Reasons::POSTED) == Scheduled::Enqueue {
+            self.leave(Request::turn(key, self.common.stage_ns()));
+        }
+    }
+}
+
 /// The floor of a reactor's front.
 pub(super) struct Sessions {
     reactor: Arc<Reactor>,
     wheel: Wheel,
-    /// Sessions that this thread moved to *queued* and that nobody serves yet, in the order of their events.
-    pub(super) ready: Vec<Request>,
+    /// What this thread has to hand on or to serve, in the order in which it came.
+    pub(super) ready: VecDeque<Request>,
 }
 
 impl Sessions {
     pub(super) fn new(reactor: &Arc<Reactor>) -> Sessions {
         let tick = Clock::tick_of(reactor.common.clock.now_ns());
-        let ready = Vec::with_capacity(reactor.common.settings.batch);
+        let ready = VecDeque::with_capacity(reactor.common.settings.batch);
         Sessions { reactor: Arc::clone(reactor), wheel: Wheel::new(tick), ready }
     }
 
@@ -246,8 +343,8 @@ impl Sessions {
     fn schedule(&mut self, key: Key, reasons: Reasons, now_ns: u64) -> Scheduled {
         let scheduled = self.reactor.table.schedule(key, reasons);
         if scheduled == Scheduled::Enqueue {
-            let ready_ns = if self.reactor.common.settings.stages { now_ns } else { 0 };
-            self.ready.push(Request { key, ready_ns });
+            let ready_ns = if self.reactor.common.is_timed() { now_ns } else { 0 };
+            self.ready.push_back(Request::turn(key, ready_ns));
         }
         scheduled
     }
@@ -266,7 +363,7 @@ impl Sessions {
         let vacancy = vacancy.ok_or_else(|| over_limit("there are no more slots for sessions".to_owned()))?;
         let key = vacancy.key();
         let speaks_first = arrival.service.speaks_first();
-        let connection = Connection::begin(arrival)?;
+        let connection = Connection::begin(arrival, key.to_u64(), Arc::clone(&self.reactor) as Arc<dyn Rouse>)?;
         let stage = reactor.common.orders().stage(now_ns);
         let watched = watch(&connection.socket, key, stage);
         watched.map_err(|reason| over_limit(format!("it cannot be watched: {reason}")))?;
@@ -350,7 +447,17 @@ impl Floor for Sessions {
 
     /// The tick is stored before any session's own: a turn that reads both never finds the session's the later one.
     fn handle_wait(&mut self, now_ns: u64) {
-        self.reactor.now.0.store(Clock::tick_of(now_ns), Ordering::Release);
+        let reactor = &*self.reactor;
+        reactor.now.0.store(Clock::tick_of(now_ns), Ordering::Release);
+        if reactor.has_left.load(Ordering::SeqCst) {
+            let mut left = reactor.left.lock().expect("no thread panics while it holds this lock");
+            self.ready.extend(left.drain(..));
+            reactor.has_left.store(false, Ordering::SeqCst);
+        }
+    }
+
+    fn has_mail(&self) -> bool {
+        self.reactor.has_left.load(Ordering::SeqCst)
     }
 
     fn handle_event(&mut self, ready: Ready, now_ns: u64) {

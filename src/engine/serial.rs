@@ -9,10 +9,10 @@
 //! A session is served inside of [`Floor::admit`]: while it lasts nobody is at the front, so that orders reach the session
 //! by a nudge, and the front when it is back. Read next: `thread_per_connection.rs`, the same with a thread for each.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex};
 
-use super::blocking::serve;
+use super::blocking::{Bed, serve};
 use super::books::Books;
 use super::common::{Common, Stage};
 use super::connection::Connection;
@@ -25,9 +25,10 @@ use crate::error::Error;
 use crate::metrics::counters::TurnCounters;
 use crate::metrics::stages::StageRecorder;
 use crate::metrics::summary::Summary;
-use crate::net::nudge::{Sleeper, listen_for_nudges};
+use crate::net::nudge::listen_for_nudges;
 use crate::net::poller::{Batch, Ready};
 use crate::session::buffer::Budget;
+use crate::session::mailbox::Rouse;
 
 pub(super) const ENTRY: Entry = Entry {
     info: EngineInfo {
@@ -47,40 +48,37 @@ struct Shared {
     budget: Arc<Budget>,
     counters: TurnCounters,
     stages: StageRecorder,
+    bed: Arc<Bed>,
 }
 
 /// The running engine.
 struct Serial {
     shared: Arc<Shared>,
     crew: Crew,
-    /// The thread, while it runs. Taken away by itself before it returns.
-    sleeper: Arc<Mutex<Option<Sleeper>>>,
 }
 
 impl Serial {
     fn start(start: Start) -> Result<Serial, Error> {
-        let common = Arc::new(Common::new(start.settings, start.clock, 1)?);
+        let common = Arc::new(Common::new(&start, 1)?);
         let budget = Budget::new(common.settings.limits.max_buffer_bytes);
         let (counters, stages) = (TurnCounters::default(), StageRecorder::default());
-        let shared = Arc::new(Shared { common, budget, counters, stages });
+        let shared = Arc::new(Shared { common, budget, counters, stages, bed: Arc::default() });
         let floor = Client { shared: Arc::clone(&shared) };
         let mut front = Front::new(Arc::clone(&shared.common), 0, start.listeners, floor)?;
         let crew = Crew::new(shared.common.settings.pin);
-        let sleeper = Arc::new(Mutex::new(None));
-        let (own, batch) = (Arc::clone(&sleeper), shared.common.settings.batch);
+        let (bed, batch) = (Arc::clone(&shared.bed), shared.common.settings.batch);
         let (told, hears) = channel();
         crew.start("server".to_owned(), Some(0), move || {
             told.send(listen_for_nudges()).expect("the engine waits for it");
-            let set = |sleeper| *own.lock().expect("no thread panics while it holds this lock") = sleeper;
-            set(Some(Sleeper::current()));
+            bed.enter();
             let mut batch = Batch::new(batch);
             while !front.is_drained() {
                 front.wait(&mut batch, None);
             }
-            set(None);
+            bed.leave();
         })?;
         wait_until_it_hears(&hears)?;
-        Ok(Serial { shared, crew, sleeper })
+        Ok(Serial { shared, crew })
     }
 
     fn books(&self) -> Books<'_> {
@@ -109,9 +107,9 @@ struct Client {
 
 impl Floor for Client {
     fn admit(&mut self, arrival: Arrival, _now_ns: u64) -> Result<Option<u64>, Refusal> {
-        let Shared { common, budget, counters, stages } = &*self.shared;
+        let Shared { common, budget, counters, stages, bed } = &*self.shared;
         let mut turns = Turns::new(common, budget, counters, stages).keeping_none();
-        let mut connection = Connection::begin(arrival)?;
+        let mut connection = Connection::begin(arrival, 0, Arc::clone(bed) as Arc<dyn Rouse>)?;
         let closed = serve(common, &mut turns, &mut connection);
         turns.end(connection, closed);
         Ok(None)
@@ -125,8 +123,7 @@ impl Floor for Client {
 impl Running for Serial {
     fn command(&self, command: Command) {
         self.shared.common.tell(&command);
-        let sleeper = self.sleeper.lock().expect("no thread panics while it holds this lock");
-        sleeper.iter().for_each(|sleeper| sleeper.nudge());
+        self.shared.bed.nudge();
     }
 
     fn summary(&self) -> Summary {

@@ -16,7 +16,7 @@
 use std::sync::{Arc, Mutex};
 use std::thread::Builder;
 
-use super::blocking::serve;
+use super::blocking::{Bed, serve};
 use super::books::Books;
 use super::common::{Common, Stage};
 use super::connection::Connection;
@@ -29,10 +29,11 @@ use crate::error::Error;
 use crate::metrics::counters::TurnCounters;
 use crate::metrics::stages::StageRecorder;
 use crate::metrics::summary::Summary;
-use crate::net::nudge::{Sleeper, listen_for_nudges};
+use crate::net::nudge::listen_for_nudges;
 use crate::net::poller::{Batch, Ready};
 use crate::session::buffer::Budget;
 use crate::session::handler::Closed;
+use crate::session::mailbox::Rouse;
 
 pub(super) const ENTRY: Entry = Entry {
     info: EngineInfo {
@@ -68,14 +69,7 @@ struct Places {
 struct Place {
     counters: TurnCounters,
     stages: StageRecorder,
-    /// The thread, while it runs. Taken away by itself before it returns.
-    sleeper: Mutex<Option<Sleeper>>,
-}
-
-impl Place {
-    fn set_sleeper(&self, sleeper: Option<Sleeper>) {
-        *self.sleeper.lock().expect("no thread panics while it holds this lock") = sleeper;
-    }
+    bed: Arc<Bed>,
 }
 
 impl Shared {
@@ -98,10 +92,7 @@ impl Shared {
 
     /// Has every session look at the orders.
     fn nudge_all(&self) {
-        for place in self.all_places() {
-            let sleeper = place.sleeper.lock().expect("no thread panics while it holds this lock");
-            sleeper.iter().for_each(|sleeper| sleeper.nudge());
-        }
+        self.all_places().iter().for_each(|place| place.bed.nudge());
     }
 }
 
@@ -113,7 +104,7 @@ struct ThreadPerConnection {
 
 impl ThreadPerConnection {
     fn start(start: Start) -> Result<ThreadPerConnection, Error> {
-        let common = Arc::new(Common::new(start.settings, start.clock, 1)?);
+        let common = Arc::new(Common::new(&start, 1)?);
         let budget = Budget::new(common.settings.limits.max_buffer_bytes);
         let shared = Arc::new(Shared { common, budget, places: Mutex::default() });
         let floor = Threads { shared: Arc::clone(&shared) };
@@ -153,16 +144,17 @@ struct Threads {
 
 impl Floor for Threads {
     fn admit(&mut self, arrival: Arrival, _now_ns: u64) -> Result<Option<u64>, Refusal> {
-        let mut connection = Connection::begin(arrival)?;
         let (shared, place) = (Arc::clone(&self.shared), self.shared.take_place());
+        let begun = Connection::begin(arrival, 0, Arc::clone(&place.bed) as Arc<dyn Rouse>);
+        let mut connection = begun.inspect_err(|_| shared.give_place_back(Arc::clone(&place)))?;
         let own = Arc::clone(&place);
         let body = move || {
             or_abort(|| {
-                own.set_sleeper(Some(Sleeper::current()));
+                own.bed.enter();
                 let mut turns = Turns::new(&shared.common, &shared.budget, &own.counters, &own.stages).keeping_none();
                 let closed = serve(&shared.common, &mut turns, &mut connection);
                 turns.end(connection, closed);
-                own.set_sleeper(None);
+                own.bed.leave();
                 shared.give_place_back(own);
             });
         };

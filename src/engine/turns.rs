@@ -1,4 +1,4 @@
-//! [`Turns`]: one turn of one session, and the end of one, written once for all engines.
+//! [`Turns`]: one turn of one session, one call, and the end of a session, written once for all engines.
 //!
 //! Who may run it is for the engine: the owner of a claim (`reactor.rs`), or the thread or process that the session has
 //! to itself (`blocking.rs`). Each thread has its own [`Turns`], with its own free list of rings and its own counters.
@@ -6,6 +6,7 @@
 //! Timeouts: a timer only makes a turn. The turn tries what the session waits for, and only one that moved nothing looks
 //! at the clock once more and ends the session. Read next: `reactor.rs`.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,14 +16,16 @@ use log::error;
 use super::common::Common;
 use super::connection::{Connection, Wire};
 use crate::clock::ticks_since;
+use crate::jobs::Jobs;
 use crate::metrics::counters::TurnCounters;
 use crate::metrics::stages::StageRecorder;
 use crate::net::socket::Socket;
+use crate::session::TurnEnd;
 use crate::session::buffer::{Budget, Leases};
-use crate::session::handler::Closed;
+use crate::session::handler::{Call, Closed, Lane, Means, Moment, Tally};
+use crate::session::mailbox::Address;
 use crate::session::state::Reasons;
 use crate::session::table::Ticks;
-use crate::session::{Tally, TurnEnd};
 
 /// Runs turns on behalf of one thread.
 pub(super) struct Turns<'a> {
@@ -30,8 +33,20 @@ pub(super) struct Turns<'a> {
     leases: Leases,
     counters: &'a TurnCounters,
     stages: &'a StageRecorder,
+    /// The number of this thread among those that run turns, where they have one.
+    worker: Option<u16>,
+    /// What the last turn's handler has made.
+    calls: Vec<Box<dyn Call>>,
+    /// The same with the way back, for the engine to take.
+    pub(super) placed: VecDeque<Placed>,
     /// Free rings are left to other threads whenever this one may wait for long.
     keeps_none: bool,
+}
+
+/// A call, and the session that it is of.
+pub(super) struct Placed {
+    call: Box<dyn Call>,
+    address: Address,
 }
 
 /// What one turn came to.
@@ -50,7 +65,13 @@ impl<'a> Turns<'a> {
         stages: &'a StageRecorder,
     ) -> Turns<'a> {
         let leases = Leases::new(common.settings.ring_bytes, Arc::clone(budget));
-        Turns { common, leases, counters, stages, keeps_none: false }
+        let (calls, placed) = (Vec::new(), VecDeque::new());
+        Turns { common, leases, counters, stages, worker: None, calls, placed, keeps_none: false }
+    }
+
+    /// The same for a thread that has a number among those that run turns.
+    pub(super) fn numbered(self, worker: usize) -> Turns<'a> {
+        Turns { worker: u16::try_from(worker).ok(), ..self }
     }
 
     /// The same for a thread that waits for a single session: it keeps no free rings for itself.
@@ -84,13 +105,57 @@ impl<'a> Turns<'a> {
         ready_ns: Option<u64>,
     ) -> TurnEnd {
         self.counters.turns.add(1);
-        if !self.common.settings.stages {
-            return self.turn(connection, wire, ticks, reasons, tick);
+        let taken_ns = self.common.stage_ns();
+        let moment = Moment::new(self.common.clock, self.worker, ready_ns, taken_ns);
+        let end = self.turn(connection, wire, ticks, reasons, tick, moment);
+        if !self.calls.is_empty() {
+            let address = connection.session.address().expect("who makes calls has a mailbox");
+            self.placed.extend(self.calls.drain(..).map(|call| Placed { call, address: Address::clone(address) }));
         }
-        let taken_ns = self.common.clock.now_ns();
-        let end = self.turn(connection, wire, ticks, reasons, tick);
-        self.stages.record(ready_ns, taken_ns, self.common.clock.now_ns());
+        if self.common.settings.stages {
+            self.stages.record(ready_ns, taken_ns, self.common.clock.now_ns());
+        }
         end
+    }
+
+    /// Runs a call, or gives it to the pool that it is for, whose threads see to the rest. The key of its session, if whoever
+    /// runs turns must see to it that it has one.
+    pub(super) fn call(&mut self, Placed { call, address }: Placed, ready_ns: Option<u64>) -> Option<u64> {
+        // Written at the start, as for a turn.
+        self.counters.calls.add(1);
+        if address.is_over() {
+            return None;
+        }
+        match &self.common.jobs {
+            Some(jobs) if call.lane() == Lane::Cpu => {
+                self.submit(jobs, Placed { call, address }, ready_ns);
+                None
+            }
+            _ => {
+                let taken_ns = self.common.stage_ns();
+                let moment = Moment::new(self.common.clock, self.worker, ready_ns, taken_ns);
+                let must_tell = run_call(call, &address, &moment);
+                if self.common.settings.stages {
+                    self.stages.record(ready_ns, taken_ns, self.common.clock.now_ns());
+                }
+                must_tell.then(|| address.key())
+            }
+        }
+    }
+
+    fn submit(&self, jobs: &Jobs, Placed { call, address }: Placed, ready_ns: Option<u64>) {
+        let clock = self.common.clock;
+        let submitted = jobs.submit(move || {
+            let moment = Moment::new(clock, None, ready_ns, clock.now_ns());
+            if run_call(call, &address, &moment) {
+                address.tell();
+            }
+        });
+        if let Err(job) = submitted {
+            // As many wait as may: it is run here, and what would bring more waits meanwhile.
+            self.counters.jobs_refused.add(1);
+            job();
+        }
     }
 
     fn turn(
@@ -100,6 +165,7 @@ impl<'a> Turns<'a> {
         ticks: &Ticks,
         reasons: Reasons,
         tick: &AtomicU32,
+        moment: Moment,
     ) -> TurnEnd {
         if reasons.intersects(Reasons::KILL | Reasons::DRAIN_OVER) {
             let killed = reasons.intersects(Reasons::KILL);
@@ -109,7 +175,11 @@ impl<'a> Turns<'a> {
         // come or left meanwhile, and the kernel reports a socket writable only when much of it is free.
         let is_timed = reasons.intersects(Reasons::TIMER);
         let reasons = if is_timed { reasons | Reasons::WRITABLE } else { reasons };
-        let Turn { end, moved } = self.advance(connection, wire, ticks, reasons, tick);
+        if reasons.intersects(Reasons::POSTED) {
+            // A session is not idle that others write to, or whose calls come back.
+            ticks.last_ready.store(tick.load(Ordering::Acquire), Ordering::Relaxed);
+        }
+        let Turn { end, moved } = self.advance(connection, wire, ticks, reasons, tick, moment);
         match end {
             TurnEnd::Again => {
                 self.counters.budget_stops.add(1);
@@ -136,12 +206,14 @@ impl<'a> Turns<'a> {
         ticks: &Ticks,
         reasons: Reasons,
         tick: &AtomicU32,
+        moment: Moment,
     ) -> Turn {
         let mut tally = Tally::default();
-        let leases = &mut self.leases;
+        let (leases, calls) = (&mut self.leases, &mut self.calls);
         let budget_bytes = self.common.settings.budget_bytes;
         let Connection { session, socket, .. } = connection;
-        let turn = || session.turn(&mut wire.stream(socket), reasons, leases, budget_bytes, &mut tally);
+        let mut means = Means { leases, budget_bytes, moment, tally: &mut tally, calls };
+        let turn = || session.turn(&mut wire.stream(socket), reasons, &mut means);
         let end = catch_unwind(AssertUnwindSafe(turn)).unwrap_or_else(|_| {
             error!("a session's service panicked; the session ends");
             TurnEnd::Closed(Closed::Panicked)
@@ -152,6 +224,11 @@ impl<'a> Turns<'a> {
         if tally.read_blocks + tally.write_blocks > 0 {
             counters.read_blocks.add(tally.read_blocks);
             counters.write_blocks.add(tally.write_blocks);
+        }
+        if tally.posts + tally.posts_refused + tally.post_wakes > 0 {
+            counters.posts.add(tally.posts);
+            counters.posts_refused.add(tally.posts_refused);
+            counters.post_wakes.add(tally.post_wakes);
         }
         // What a peer sends after all has been said keeps nobody here.
         let heard = tally.read_bytes > 0 && !connection.session.is_lingering();
@@ -183,6 +260,17 @@ impl<'a> Turns<'a> {
     }
 }
 
+/// Runs a call and leaves what it brings. True if its session is to be told.
+fn run_call(call: Box<dyn Call>, address: &Address, moment: &Moment) -> bool {
+    match catch_unwind(AssertUnwindSafe(|| call.run(moment))) {
+        Ok(message) => address.reply(message),
+        Err(_) => {
+            error!("a call of a session's service panicked; the session ends");
+            address.fail()
+        }
+    }
+}
+
 /// Which timeout the session has run into, at the end of a turn that moved nothing.
 fn poll_overdue(common: &Common, connection: &Connection, ticks: &Ticks, tick: &AtomicU32) -> Option<Closed> {
     // The session's ticks first: the poller stores its own before the session's, so that this one cannot be the older.
@@ -192,7 +280,7 @@ fn poll_overdue(common: &Common, connection: &Connection, ticks: &Ticks, tick: &
     let is_over = |since: u32, limit_ticks: u32| ticks_since(tick, since) >= limit_ticks;
     if blocked != 0 && is_over(blocked, common.orders().write_ticks()) {
         Some(if connection.session.is_lingering() { Closed::Finished } else { Closed::WriteTimeout })
-    } else if !connection.idle_exempt && is_over(last_ready, common.orders().idle_ticks()) {
+    } else if !connection.is_spared() && is_over(last_ready, common.orders().idle_ticks()) {
         Some(Closed::IdleTimeout)
     } else {
         None

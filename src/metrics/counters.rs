@@ -47,6 +47,16 @@ impl Count {
 pub struct TurnCounters {
     /// Turns run. Written at the start of a turn, so that the poller can see that one takes long.
     pub turns: Count,
+    /// Calls run, or given to a pool. Written at the start, like `turns`.
+    pub calls: Count,
+    /// Calls that were run on the spot because the pool for them had taken as many as it may.
+    pub jobs_refused: Count,
+    /// Messages that sessions took from their mailboxes.
+    pub posts: Count,
+    /// Messages that were refused because a mailbox was full.
+    pub posts_refused: Count,
+    /// Times that a post told the engine.
+    pub post_wakes: Count,
     /// Bytes read from sockets.
     pub read_bytes: Count,
     /// Bytes written to sockets.
@@ -80,6 +90,11 @@ impl TurnCounters {
     pub fn move_to(&self, totals: &TurnCounters) {
         let TurnCounters {
             turns,
+            calls,
+            jobs_refused,
+            posts,
+            posts_refused,
+            post_wakes,
             read_bytes,
             written_bytes,
             read_blocks,
@@ -95,6 +110,11 @@ impl TurnCounters {
             closed,
         } = self;
         turns.move_to(&totals.turns);
+        calls.move_to(&totals.calls);
+        jobs_refused.move_to(&totals.jobs_refused);
+        posts.move_to(&totals.posts);
+        posts_refused.move_to(&totals.posts_refused);
+        post_wakes.move_to(&totals.post_wakes);
         read_bytes.move_to(&totals.read_bytes);
         written_bytes.move_to(&totals.written_bytes);
         read_blocks.move_to(&totals.read_blocks);

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use super::{BadParameter, Entry};
+use super::{BadParameter, Bounds, Entry};
 use crate::session::handler::{Chunks, Handler, Next, Pace, Reply, Service};
+use crate::session::mailbox::Address;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "echo",
@@ -18,7 +19,7 @@ pub(super) const ENTRY: Entry = Entry {
     build,
 };
 
-fn build(parameters: &[(String, String)]) -> Result<Arc<dyn Service>, BadParameter> {
+fn build(parameters: &[(String, String)], _bounds: &Bounds) -> Result<Arc<dyn Service>, BadParameter> {
     let mut echo = Echo { until_nul: false };
     for (key, value) in parameters {
         match value.as_str() {
@@ -40,7 +41,7 @@ impl Service for Echo {
         ENTRY.name
     }
 
-    fn open(&self) -> Box<dyn Handler> {
+    fn open(&self, _address: Option<&Address>) -> Box<dyn Handler> {
         if self.until_nul { Box::new(UntilNul) } else { Box::new(Everything) }
     }
 

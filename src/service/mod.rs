@@ -6,6 +6,7 @@
 mod echo;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::session::handler::Service;
 
@@ -26,8 +27,17 @@ pub struct Entry {
     build: Build,
 }
 
+/// What services must not go beyond, whatever their parameters say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The longest message, for services whose messages name their length.
+    pub max_frame_bytes: usize,
+    /// The longest service time that a request may name.
+    pub max_demand: Duration,
+}
+
 /// Makes a service of its parameters, whose keys are known to be its own.
-type Build = fn(&[(String, String)]) -> Result<Arc<dyn Service>, BadParameter>;
+type Build = fn(&[(String, String)], &Bounds) -> Result<Arc<dyn Service>, BadParameter>;
 
 /// A parameter that the service does not know, or a value that it does not take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,11 +57,11 @@ pub fn find(name: &str) -> Option<&'static Entry> {
 }
 
 impl Entry {
-    /// The service with these parameters.
+    /// The service with these parameters, within these bounds.
     ///
     /// # Errors
     /// The first parameter that it does not know or whose value it does not take.
-    pub fn build(&self, parameters: &[(String, String)]) -> Result<Arc<dyn Service>, BadParameter> {
+    pub fn build(&self, parameters: &[(String, String)], bounds: &Bounds) -> Result<Arc<dyn Service>, BadParameter> {
         let unknown = parameters.iter().find(|(key, _)| !self.parameters.iter().any(|(known, _)| known == key));
         if let Some((key, _)) = unknown {
             let known: Vec<&str> = self.parameters.iter().map(|(known, _)| *known).collect();
@@ -61,6 +71,6 @@ impl Entry {
             };
             return Err(BadParameter { key: key.clone(), expected });
         }
-        (self.build)(parameters)
+        (self.build)(parameters, bounds)
     }
 }

@@ -3,13 +3,14 @@
 //! [`Inbound`] is filled by the socket and drained by the handler's answers; what a handler forwards leaves from the
 //! very bytes it came into. [`Outbound`] holds bytes that a handler made itself. Both borrow a [`Ring`] from the
 //! worker's own [`Leases`] and give it back when they are empty, so that an idle session holds no buffer and a busy
-//! worker uses the same warm memory again and again.
+//! worker uses the same warm memory again and again. A frame that is larger than a ring moves to one buffer of exactly its
+//! size, which is paid for like a ring and given up when the frame has left.
 //!
 //! Invariants:
 //! - *segments-in-order*: a ring of input reads `forwarded | held | dropped | unread`. Forwarded bytes go out before
 //!   the outbound bytes, held ones after them; while any bytes are dropped, nothing more is taken.
-//! - *rings-within-budget*: rings in existence times their size never exceed the [`Budget`]; leases are counted when a
-//!   ring is made, not when it changes hands.
+//! - *rings-within-budget*: the bytes of all rings and exact buffers in existence never exceed the [`Budget`]; leases are
+//!   counted when memory is made, not when it changes hands.
 //!
 //! The only user of `ringbuf`. Read next: `design/buffers.md`.
 
@@ -92,6 +93,75 @@ fn assume_written_mut(memory: &mut [MaybeUninit<u8>]) -> &mut [u8] {
     #[allow(unsafe_code, reason = "ringbuf speaks of uninitialised memory, which a `Ring` has none of")]
     unsafe {
         memory.assume_init_mut()
+    }
+}
+
+/// Memory for one frame, filled once and emptied once. Written when it was made, like a ring.
+struct Exact {
+    bytes: Box<[u8]>,
+    filled: usize,
+    taken: usize,
+}
+
+/// Where a session's input lies.
+enum Store {
+    Ring(Box<Ring>),
+    Exact(Box<Exact>),
+}
+
+impl Store {
+    fn len(&self) -> usize {
+        match self {
+            Store::Ring(ring) => ring.len(),
+            Store::Exact(exact) => exact.filled - exact.taken,
+        }
+    }
+
+    /// Whether more can be read in. An exact buffer is for one frame alone.
+    fn has_room(&self) -> bool {
+        match self {
+            Store::Ring(ring) => !ring.0.is_full(),
+            Store::Exact(exact) => exact.filled < exact.bytes.len(),
+        }
+    }
+
+    /// Whether it has served its purpose and holds nothing.
+    fn is_spent(&self) -> bool {
+        matches!(self, Store::Exact(exact) if exact.taken == exact.bytes.len())
+    }
+
+    fn filled(&self) -> (&[u8], &[u8]) {
+        match self {
+            Store::Ring(ring) => ring.filled(),
+            Store::Exact(exact) => (&exact.bytes[exact.taken..exact.filled], &[]),
+        }
+    }
+
+    fn vacant(&mut self) -> (&mut [u8], &mut [u8]) {
+        match self {
+            Store::Ring(ring) => ring.vacant(),
+            Store::Exact(exact) => (&mut exact.bytes[exact.filled..], &mut []),
+        }
+    }
+
+    fn fill(&mut self, count: usize) {
+        match self {
+            Store::Ring(ring) => ring.fill(count),
+            Store::Exact(exact) => {
+                assert!(count <= exact.bytes.len() - exact.filled);
+                exact.filled += count;
+            }
+        }
+    }
+
+    fn consume(&mut self, count: usize) {
+        match self {
+            Store::Ring(ring) => ring.consume(count),
+            Store::Exact(exact) => {
+                assert!(count <= exact.filled - exact.taken);
+                exact.taken += count;
+            }
+        }
     }
 }
 
@@ -197,6 +267,11 @@ impl Leases {
         self.ring_bytes
     }
 
+    /// Whether so many bytes could be had if nobody else had any.
+    pub(super) fn could_hold(&self, bytes: usize) -> bool {
+        bytes <= self.budget.limit_bytes
+    }
+
     /// Whether a lease was refused since the last call of this method.
     pub(super) fn take_refused(&mut self) -> bool {
         std::mem::take(&mut self.refused)
@@ -215,6 +290,22 @@ impl Leases {
         }
         self.refused = true;
         None
+    }
+
+    /// Memory for a frame of so many bytes; None when the budget is spent.
+    fn lease_exact(&mut self, frame_bytes: usize) -> Option<Box<Exact>> {
+        if !self.budget.try_grow(frame_bytes) {
+            self.refused = true;
+            return None;
+        }
+        Some(Box::new(Exact { bytes: vec![0; frame_bytes].into_boxed_slice(), filled: 0, taken: 0 }))
+    }
+
+    fn give_store_back(&mut self, store: Store) {
+        match store {
+            Store::Ring(ring) => self.give_back(ring),
+            Store::Exact(exact) => self.budget.shrink(exact.bytes.len()),
+        }
     }
 
     fn give_back(&mut self, mut ring: Box<Ring>) {
@@ -237,7 +328,7 @@ impl Drop for Leases {
 /// What has come from the peer and has not left again.
 #[derive(Default)]
 pub(super) struct Inbound {
-    ring: Option<Box<Ring>>,
+    store: Option<Store>,
     forwarded: usize,
     held: usize,
     dropped: usize,
@@ -276,13 +367,23 @@ impl Inbound {
 
     /// Whether bytes can be read in once there is a ring.
     pub(super) fn has_room(&self) -> bool {
-        self.ring.as_ref().is_none_or(|ring| !ring.0.is_full())
+        self.store.as_ref().is_none_or(|store| store.has_room() || store.is_spent())
+    }
+
+    /// Whether all of it is unread: nothing is owed, nothing waits to be skipped.
+    pub(super) fn is_all_unread(&self) -> bool {
+        self.unread_len() == self.len()
+    }
+
+    /// Whether it lies in a buffer of its own.
+    pub(super) fn is_exact(&self) -> bool {
+        matches!(self.store, Some(Store::Exact(_)))
     }
 
     /// The unread bytes.
     pub(super) fn unread(&self) -> Chunks<'_> {
-        let Some(ring) = &self.ring else { return Chunks::new(&[], &[]) };
-        let (first, second) = ring.filled();
+        let Some(store) = &self.store else { return Chunks::new(&[], &[]) };
+        let (first, second) = store.filled();
         let taken = self.forwarded + self.held + self.dropped;
         match first.len().checked_sub(taken) {
             Some(_) => Chunks::new(&first[taken..], second),
@@ -292,15 +393,32 @@ impl Inbound {
 
     /// Memory to read into: one slice, or two when the ring wraps. None when the budget is spent.
     pub(super) fn lend<'a>(&'a mut self, leases: &mut Leases) -> Option<(&'a mut [u8], &'a mut [u8])> {
-        if self.ring.is_none() {
-            self.ring = Some(leases.lease()?);
+        if self.store.as_ref().is_some_and(Store::is_spent) {
+            self.release(leases);
         }
-        self.ring.as_deref_mut().map(Ring::vacant)
+        if self.store.is_none() {
+            self.store = Some(Store::Ring(leases.lease()?));
+        }
+        self.store.as_mut().map(Store::vacant)
     }
 
     /// `count` bytes were read into the lent memory.
     pub(super) fn fill(&mut self, count: usize) {
-        self.ring.as_deref_mut().expect("filled memory was lent from a ring").fill(count);
+        self.store.as_mut().expect("filled memory was lent").fill(count);
+    }
+
+    /// Moves all that there is, which is unread, into a buffer of `frame_bytes`, to be filled up. False when the budget is
+    /// spent.
+    pub(super) fn move_to_exact(&mut self, frame_bytes: usize, leases: &mut Leases) -> bool {
+        assert_eq!(self.len(), self.unread_len(), "what is owed has left the ring first");
+        let Some(mut exact) = leases.lease_exact(frame_bytes) else { return false };
+        let (first, second) = self.unread().slices();
+        exact.bytes[..first.len()].copy_from_slice(first);
+        exact.bytes[first.len()..first.len() + second.len()].copy_from_slice(second);
+        exact.filled = first.len() + second.len();
+        self.release(leases);
+        self.store = Some(Store::Exact(exact));
+        true
     }
 
     /// The first `count` unread bytes go out, after the outbound bytes if `after_outbound`.
@@ -333,46 +451,47 @@ impl Inbound {
     pub(super) fn sent(&mut self, count: usize) -> usize {
         let count = count.min(self.forwarded);
         self.forwarded -= count;
-        if let Some(ring) = &mut self.ring {
-            ring.consume(count);
+        if let Some(store) = &mut self.store {
+            store.consume(count);
         }
         self.skip_dropped();
         count
     }
 
     /// Adds the forwarded bytes to `slices`.
-    pub(super) fn gather<'a>(&'a self, slices: &mut Gather<'a>) {
-        if let Some(ring) = &self.ring {
-            let (first, second) = ring.filled();
+    pub(super) fn gather<'a, const MOST: usize>(&'a self, slices: &mut Gather<'a, MOST>) {
+        if let Some(store) = &self.store {
+            let (first, second) = store.filled();
             let from_first = first.len().min(self.forwarded);
             slices.push(&first[..from_first]);
             slices.push(&second[..self.forwarded - from_first]);
         }
     }
 
-    /// Gives the ring back if it is empty.
+    /// Gives the ring back if it is empty; not a buffer that is still to be filled.
     pub(super) fn settle(&mut self, leases: &mut Leases) {
-        if self.is_empty() {
+        let is_ring = matches!(self.store, Some(Store::Ring(_)));
+        if self.is_empty() && (is_ring || self.store.as_ref().is_some_and(Store::is_spent)) {
             self.release(leases);
         }
     }
 
     /// Gives the ring back with whatever it holds.
     pub(super) fn release(&mut self, leases: &mut Leases) {
-        if let Some(ring) = self.ring.take() {
-            leases.give_back(ring);
+        if let Some(store) = self.store.take() {
+            leases.give_store_back(store);
         }
         (self.forwarded, self.held, self.dropped) = (0, 0, 0);
     }
 
     fn len(&self) -> usize {
-        self.ring.as_ref().map_or(0, |ring| ring.len())
+        self.store.as_ref().map_or(0, Store::len)
     }
 
     fn skip_dropped(&mut self) {
         if self.dropped > 0 && self.forwarded + self.held == 0 {
             let count = std::mem::take(&mut self.dropped);
-            self.ring.as_deref_mut().expect("dropped bytes are in a ring").consume(count);
+            self.store.as_mut().expect("dropped bytes lie somewhere").consume(count);
         }
     }
 }
@@ -399,7 +518,7 @@ impl Outbound {
         true
     }
 
-    pub(super) fn gather<'a>(&'a self, slices: &mut Gather<'a>) {
+    pub(super) fn gather<'a, const MOST: usize>(&'a self, slices: &mut Gather<'a, MOST>) {
         if let Some(ring) = &self.ring {
             let (first, second) = ring.filled();
             slices.push(first);
@@ -407,10 +526,13 @@ impl Outbound {
         }
     }
 
-    pub(super) fn sent(&mut self, count: usize) {
+    /// Of `count` bytes sent, removes those that were of this ring, and says how many they were.
+    pub(super) fn sent(&mut self, count: usize) -> usize {
+        let count = count.min(self.len());
         if let Some(ring) = &mut self.ring {
             ring.consume(count);
         }
+        count
     }
 
     pub(super) fn settle(&mut self, leases: &mut Leases) {
@@ -426,16 +548,19 @@ impl Outbound {
     }
 }
 
-/// The slices of one write: up to two of forwarded input and two of outbound bytes, empty ones left out.
-pub(super) struct Gather<'a> {
-    slices: [IoSlice<'a>; 4],
+/// Slices that the rings of a session can come to: two of forwarded input and two of outbound bytes.
+pub(super) const RING_SLICES: usize = 4;
+
+/// The slices of one write, empty ones left out; at most `MOST`, what is more waits for the next write.
+pub(super) struct Gather<'a, const MOST: usize> {
+    slices: [IoSlice<'a>; MOST],
     count: usize,
     len: usize,
 }
 
-impl<'a> Gather<'a> {
+impl<'a, const MOST: usize> Gather<'a, MOST> {
     pub(super) fn new() -> Self {
-        Gather { slices: [IoSlice::new(&[]); 4], count: 0, len: 0 }
+        Gather { slices: [IoSlice::new(&[]); MOST], count: 0, len: 0 }
     }
 
     pub(super) fn slices(&self) -> &[IoSlice<'a>] {
@@ -446,8 +571,8 @@ impl<'a> Gather<'a> {
         self.len
     }
 
-    fn push(&mut self, slice: &'a [u8]) {
-        if !slice.is_empty() {
+    pub(super) fn push(&mut self, slice: &'a [u8]) {
+        if !slice.is_empty() && self.count < MOST {
             self.slices[self.count] = IoSlice::new(slice);
             self.count += 1;
             self.len += slice.len();

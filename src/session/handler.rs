@@ -13,14 +13,23 @@
 //! Read next: [`Session`](super::Session), which drives a handler; `service/echo.rs`, the smallest one.
 
 use super::buffer::{Leases, Outbound};
+use super::mailbox::{Address, Limits, Message};
+use crate::clock::Clock;
 
 /// A protocol, one value per listener, shared by every thread of the engine.
 pub trait Service: Send + Sync {
     /// The name that the user types and the log shows.
     fn name(&self) -> &'static str;
 
-    /// Starts the protocol for one new session.
-    fn open(&self) -> Box<dyn Handler>;
+    /// Starts the protocol for one new session, which others reach at `address`; None unless the service has
+    /// [asked for one](Service::mailbox).
+    fn open(&self, address: Option<&Address>) -> Box<dyn Handler>;
+
+    /// How much others may leave for each of its sessions, and how many calls it may have in flight; None for a service
+    /// whose sessions neither hear of others nor make calls.
+    fn mailbox(&self) -> Option<Mailing> {
+        None
+    }
 
     /// Whether `handle_open` has something to say, so that a new session has a turn before anything comes.
     fn speaks_first(&self) -> bool {
@@ -29,6 +38,36 @@ pub trait Service: Send + Sync {
 
     /// How long one turn of this service can take; decides whether a poller may serve it by itself.
     fn pace(&self) -> Pace;
+
+    /// Whether it makes calls for [`Lane::Cpu`].
+    fn has_jobs(&self) -> bool {
+        false
+    }
+
+    /// Whether its handlers and calls look at the [`Moment`], which costs the engine readings of the clock.
+    fn reads_clock(&self) -> bool {
+        false
+    }
+}
+
+/// What a service asks for so that its sessions hear of others, and of their own calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mailing {
+    /// How much may wait for one session.
+    pub limits: Limits,
+    /// Calls of one session that may be in flight; with so many, its input waits. At least 1.
+    pub calls: u32,
+    /// How what has come for it is sent.
+    pub sending: Sending,
+}
+
+/// How a session sends several messages that wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// All of them in one vectored write.
+    Vectored,
+    /// Each as a message of its own, up to 32 of them in one `sendmmsg`, for comparison.
+    Each,
 }
 
 /// What bounds the length of a service's turns.
@@ -36,6 +75,8 @@ pub trait Service: Send + Sync {
 pub enum Pace {
     /// Bounded by the byte budget of the turn alone: the service copies, forwards or drops bytes.
     Brief,
+    /// Turns are as brief, or nearly, and what is not leaves them as calls.
+    Calls,
     /// Bounded by nothing that the engine knows: the peer names the work, or the service blocks.
     Open,
 }
@@ -51,6 +92,11 @@ pub trait Handler: Send {
 
     /// Unread input: at least one byte, all that has come and is not yet taken.
     fn handle_input(&mut self, input: Chunks<'_>, reply: &mut Reply<'_>) -> Next;
+
+    /// Somebody has asked the session to look for itself ([`Mailbox::note`](super::mailbox::Mailbox::note)).
+    fn handle_note(&mut self, _reply: &mut Reply<'_>) -> Next {
+        Next::More
+    }
 
     /// The outgoing side has room again after an answer of [`Next::Room`].
     fn handle_room(&mut self, _reply: &mut Reply<'_>) -> Next {
@@ -70,6 +116,9 @@ pub trait Handler: Send {
 pub enum Next {
     /// Nothing can be done until more input comes.
     More,
+    /// Nothing can be done until so many bytes, those shown among them, can be shown whole. If they are more than a ring
+    /// holds, they come to lie in one buffer of exactly their size. The handler has checked that so many are allowed.
+    Gather(usize),
     /// The first `n` bytes go back to the peer, from the memory they came into.
     Forward(usize),
     /// The first `n` bytes have been dealt with.
@@ -101,7 +150,8 @@ pub enum Closed {
     IdleTimeout,
     /// The peer took none of the bytes it is owed for the write timeout.
     WriteTimeout,
-    /// A limit of the daemon was reached: the connection was accepted only to be closed.
+    /// A limit of the daemon was reached: the connection was accepted only to be closed, or would have needed more memory
+    /// than all may have.
     OverLimit,
     /// Ended by an operator's command, or because a second signal stopped the daemon at once.
     Killed,
@@ -109,11 +159,13 @@ pub enum Closed {
     Drained,
     /// The service's code panicked during a turn of this session.
     Panicked,
+    /// It took too little of what others sent it.
+    Evicted,
 }
 
 impl Closed {
     /// All the ways, in the order in which they are printed. The position is the index of the counter.
-    pub const ALL: [Closed; 10] = [
+    pub const ALL: [Closed; 11] = [
         Closed::Finished,
         Closed::PeerClosed,
         Closed::Reset,
@@ -124,6 +176,7 @@ impl Closed {
         Closed::Killed,
         Closed::Drained,
         Closed::Panicked,
+        Closed::Evicted,
     ];
 
     /// The name in logs and in the summary.
@@ -139,6 +192,7 @@ impl Closed {
             Closed::Killed => "killed",
             Closed::Drained => "drained",
             Closed::Panicked => "panicked",
+            Closed::Evicted => "evicted",
         }
     }
 }
@@ -181,17 +235,66 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// The outgoing side as a handler sees it: room for bytes that are not in the input already.
+/// Work that leaves its session: run by itself, perhaps beside other calls of the same session, and never within a turn.
+/// What it returns goes to the peer by the session's mailbox.
+pub trait Call: Send {
+    /// Who is to run it.
+    fn lane(&self) -> Lane {
+        Lane::Worker
+    }
+
+    /// Does the work.
+    fn run(self: Box<Self>, moment: &Moment) -> Message;
+}
+
+/// Who runs a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Whoever runs turns: each call is a service request like a turn.
+    Worker,
+    /// The pool for work on the CPU, if the engine has one.
+    Cpu,
+}
+
+/// By whom and when a turn or a call is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    clock: Clock,
+    /// The worker's number, where workers have one.
+    pub worker: Option<u16>,
+    /// When its reason was seen, by [`now_ns`](Moment::now_ns)'s clock; None where the engine cannot know.
+    pub ready_ns: Option<u64>,
+    /// When it was taken up.
+    pub taken_ns: u64,
+}
+
+impl Moment {
+    /// A moment by `clock`, whose times are those since its start.
+    pub fn new(clock: Clock, worker: Option<u16>, ready_ns: Option<u64>, taken_ns: u64) -> Moment {
+        let ready_ns = ready_ns.map(|ready_ns| clock.monotonic_ns_of(ready_ns));
+        Moment { clock, worker, ready_ns, taken_ns: clock.monotonic_ns_of(taken_ns) }
+    }
+
+    /// The time now: `CLOCK_MONOTONIC`, in nanoseconds.
+    pub fn now_ns(&self) -> u64 {
+        self.clock.monotonic_ns_of(self.clock.now_ns())
+    }
+}
+
+/// The outgoing side as a handler sees it: room for bytes that are not in the input already, and the way out for calls.
 pub struct Reply<'a> {
     outbound: &'a mut Outbound,
     leases: &'a mut Leases,
+    calls: &'a mut Vec<Box<dyn Call>>,
+    moment: &'a Moment,
     room: usize,
 }
 
 impl<'a> Reply<'a> {
     /// A reply that appends to `outbound`, which has `room` for so many bytes.
-    pub(super) fn new(outbound: &'a mut Outbound, leases: &'a mut Leases, room: usize) -> Self {
-        Reply { outbound, leases, room }
+    pub(super) fn new(outbound: &'a mut Outbound, means: &'a mut Means<'_>, room: usize) -> Self {
+        let Means { leases, calls, moment, .. } = means;
+        Reply { outbound, leases, calls, moment, room }
     }
 
     /// Bytes that [`put`](Reply::put) takes now.
@@ -209,4 +312,48 @@ impl<'a> Reply<'a> {
         }
         taken
     }
+
+    /// Sends a call on its way, one for each time that the handler is shown input. Its reply comes to the peer by itself;
+    /// the end of the input is not shown before.
+    pub fn call(&mut self, call: Box<dyn Call>) {
+        self.calls.push(call);
+    }
+
+    /// By whom and when the handler is called.
+    pub fn moment(&self) -> &Moment {
+        self.moment
+    }
+}
+
+/// What whoever runs a turn lends it, and where the turn writes down what it did.
+pub struct Means<'a> {
+    /// Where its rings come from.
+    pub leases: &'a mut Leases,
+    /// At most so many bytes of input are read, and one ring.
+    pub budget_bytes: usize,
+    /// By whom and when it is run.
+    pub moment: Moment,
+    /// What was moved.
+    pub tally: &'a mut Tally,
+    /// Calls that the handler made: the engine runs them once the session is given back.
+    pub calls: &'a mut Vec<Box<dyn Call>>,
+}
+
+/// What one turn moved, for the counters of whoever ran it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Bytes read from the stream.
+    pub read_bytes: u64,
+    /// Bytes written to the stream.
+    pub written_bytes: u64,
+    /// Reads that would have blocked.
+    pub read_blocks: u64,
+    /// Writes that would have blocked, or were cut short.
+    pub write_blocks: u64,
+    /// Messages of others that were taken from the mailbox.
+    pub posts: u64,
+    /// Messages of others that the mailbox had refused.
+    pub posts_refused: u64,
+    /// Times that the engine was told of mail.
+    pub post_wakes: u64,
 }

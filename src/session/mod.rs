@@ -22,19 +22,29 @@
 //!   writable.
 //! - *slow-reader-stops-itself*: nothing is read while the ring is full of owed bytes.
 //! - *idle-holds-nothing*: after a turn with nothing unread and nothing owed the session holds no ring.
+//! - *messages-whole*: between the first byte of a message from the mailbox and its last, and between the first byte of
+//!   what the rings owe and the last, nothing else is sent.
 //!
 //! Read next: `handler.rs` for the traits, `buffer.rs` for the rings, `table.rs` for who owns a session when.
 
 pub mod buffer;
 pub mod handler;
+pub mod mailbox;
 pub mod state;
 pub mod table;
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 
-use buffer::{Gather, Inbound, Leases, Outbound, with_io_slices};
-use handler::{Chunks, Closed, Handler, Next, Reply};
+use buffer::{Gather, Inbound, Leases, Outbound, RING_SLICES, with_io_slices};
+use handler::{Chunks, Closed, Handler, Mailing, Means, Next, Reply, Sending, Tally};
+use mailbox::{Address, Backlog};
 use state::Reasons;
+
+/// Slices of the longest write: as many as `writev` takes.
+const MOST_SLICES: usize = 1024;
+
+/// Slices of a write of a few messages, which is the common one.
+const FEW_SLICES: usize = 16;
 
 /// What a session reads from and writes to. Neither call may block; `Interrupted` is not passed on.
 pub trait Stream {
@@ -43,6 +53,12 @@ pub trait Stream {
 
     /// Writes from the slices in order. A short count means that the next call would block.
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Writes each slice as a message of its own, in order, as far as the stream takes them: how many bytes it took in
+    /// all, as [`write`](Stream::write) says it.
+    fn write_each(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.write(slices)
+    }
 
     /// Sends the FIN: nothing more will be written.
     fn finish(&mut self) -> io::Result<()>;
@@ -68,19 +84,6 @@ pub enum TurnEnd {
     Closed(Closed),
 }
 
-/// What one turn moved, for the counters of whoever ran it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Bytes read from the stream.
-    pub read_bytes: u64,
-    /// Bytes written to the stream.
-    pub written_bytes: u64,
-    /// Reads that would have blocked.
-    pub read_blocks: u64,
-    /// Writes that would have blocked, or were cut short.
-    pub write_blocks: u64,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// `handle_open` has not been called.
@@ -95,6 +98,7 @@ enum Stage {
 enum Question {
     Open,
     Input,
+    Note,
     Room,
     End,
     /// Nobody reads this input any more.
@@ -126,11 +130,36 @@ pub struct Session {
     /// The handler answered `More` to the peer's FIN: something other than input will end this session.
     end_answered: bool,
     draining: bool,
+    /// The handler answered `Gather`: it is shown input again when there is so much, which lies in a buffer of its own if a
+    /// ring is too small. 0 otherwise.
+    gather_bytes: u32,
+    /// For services that hear of others.
+    mail: Option<Box<Mail>>,
+}
+
+/// The part of a session that has to do with its mailbox.
+struct Mail {
+    mailbox: Address,
+    /// Taken from the mailbox and not yet sent.
+    backlog: Backlog,
+    /// Calls that have not come back, and the most that there may be.
+    calls: u32,
+    most_calls: u32,
+    /// Somebody asks the handler to look for itself.
+    noted: bool,
+    /// What is sent first: the backlog, or what the rings owe. It stays so until all of that has left.
+    leads: bool,
+    sending: Sending,
 }
 
 impl Session {
-    /// A session that has not had its first turn.
-    pub fn new(handler: Box<dyn Handler>) -> Session {
+    /// A session that has not had its first turn, reached by others at `mail`'s address, if they are to reach it.
+    pub fn new(handler: Box<dyn Handler>, mail: Option<(Address, Mailing)>) -> Session {
+        let mail = mail.map(|(mailbox, mailing)| {
+            let (most_calls, sending) = (mailing.calls, mailing.sending);
+            let backlog = Backlog::default();
+            Box::new(Mail { mailbox, backlog, calls: 0, most_calls, noted: false, leads: false, sending })
+        });
         Session {
             handler,
             inbound: Inbound::default(),
@@ -145,7 +174,19 @@ impl Session {
             wants_more: false,
             end_answered: false,
             draining: false,
+            gather_bytes: 0,
+            mail,
         }
+    }
+
+    /// Where others reach it, if they do.
+    pub fn address(&self) -> Option<&Address> {
+        self.mail.as_ref().map(|mail| &mail.mailbox)
+    }
+
+    /// Whether calls of it are in flight: it is not idle then, however silent.
+    pub fn has_calls(&self) -> bool {
+        self.calls() > 0
     }
 
     /// Whether the stream has refused bytes that the peer is owed: the engine then waits for it to be writable, and
@@ -165,40 +206,61 @@ impl Session {
         !self.ended && !self.may_read && (self.stage == Stage::Lingering || self.inbound.has_room())
     }
 
-    /// Does all that can be done now, at most `budget_bytes` (and one ring) of input.
+    /// Does all that can be done now, within `means`.
     ///
     /// # Panics
     /// If the handler panics, or answers for more bytes than it was shown. The caller ends the session then.
-    pub fn turn(
-        &mut self,
-        stream: &mut impl Stream,
-        reasons: Reasons,
-        leases: &mut Leases,
-        budget_bytes: usize,
-        tally: &mut Tally,
-    ) -> TurnEnd {
+    pub fn turn(&mut self, stream: &mut impl Stream, reasons: Reasons, means: &mut Means<'_>) -> TurnEnd {
         self.handle_reasons(reasons);
         // What a turn that panicked was refused is none of this one's business.
-        leases.take_refused();
+        means.leases.take_refused();
         self.room_in_vain = false;
-        let mut left_bytes = budget_bytes;
+        if reasons.intersects(Reasons::POSTED)
+            && let Err(closed) = self.collect(means.tally)
+        {
+            return TurnEnd::Closed(closed);
+        }
+        let mut left_bytes = means.budget_bytes;
         let end = loop {
-            match self.advance(stream, leases, &mut left_bytes, tally) {
+            match self.advance(stream, means, &mut left_bytes) {
                 // The common turn is one round; a second would only find that there is nothing more to do.
                 Ok(true) if !self.is_settled() => {}
-                Ok(_) => break self.transition_end(stream, left_bytes, leases),
+                Ok(_) => break self.transition_end(stream, left_bytes, means.leases),
                 Err(closed) => break TurnEnd::Closed(closed),
             }
         };
-        self.inbound.settle(leases);
-        self.outbound.settle(leases);
+        self.inbound.settle(means.leases);
+        self.outbound.settle(means.leases);
+        if let Some(mail) = &mut self.mail {
+            mail.backlog.settle();
+        }
         end
     }
 
-    /// Gives back what the session holds; for its owner, before it drops the session.
+    /// Gives back what the session holds, and takes no more mail; for its owner, before it drops the session.
     pub fn release(&mut self, leases: &mut Leases) {
         self.inbound.release(leases);
         self.outbound.release(leases);
+        if let Some(mail) = &self.mail {
+            mail.mailbox.end();
+        }
+    }
+
+    /// Takes what has come by mail.
+    fn collect(&mut self, tally: &mut Tally) -> Result<(), Closed> {
+        let Some(mail) = &mut self.mail else { return Ok(()) };
+        let news = mail.mailbox.take(&mut mail.backlog);
+        tally.posts += news.posts;
+        tally.posts_refused += news.refused;
+        tally.post_wakes += news.wakes;
+        assert!(news.replies <= mail.calls, "only calls that were made come back");
+        mail.calls -= news.replies;
+        mail.noted |= news.noted;
+        match (news.failed, news.evicted) {
+            (true, _) => Err(Closed::Panicked),
+            (_, true) => Err(Closed::Evicted),
+            _ => Ok(()),
+        }
     }
 
     fn handle_reasons(&mut self, reasons: Reasons) {
@@ -212,21 +274,22 @@ impl Session {
     fn advance(
         &mut self,
         stream: &mut impl Stream,
-        leases: &mut Leases,
+        means: &mut Means<'_>,
         left_bytes: &mut usize,
-        tally: &mut Tally,
     ) -> Result<bool, Closed> {
-        let mut changed = self.receive(stream, leases, left_bytes, tally)?;
-        while self.answer(leases, left_bytes)? {
+        let mut changed = self.make_room(means.leases)?;
+        changed |= self.receive(stream, means.leases, left_bytes, means.tally)?;
+        while self.answer(means, left_bytes)? {
             changed = true;
         }
-        changed |= self.send(stream, tally)?;
-        // A frame larger than the ring: the rest of it could never come.
-        let frame_is_stuck = self.wants_more && !self.inbound.has_room() && self.owed_len() == 0;
+        changed |= self.send(stream, means.tally)?;
+        // A frame larger than the ring, of a service that does not gather it: the rest of it could never come.
+        let is_full = self.gather_bytes == 0 && !self.inbound.has_room();
+        let frame_is_stuck = self.wants_more && is_full && self.rings_owe() == 0;
         if self.stage == Stage::Open && frame_is_stuck {
             return Err(Closed::Protocol);
         }
-        if self.stage == Stage::Finishing && self.owed_len() == 0 && self.is_flushed(stream)? {
+        if self.stage == Stage::Finishing && self.has_said_all() && self.is_flushed(stream)? {
             if self.ended {
                 return Err(Closed::Finished);
             }
@@ -238,6 +301,20 @@ impl Session {
             return Err(Closed::Finished);
         }
         Ok(changed)
+    }
+
+    /// Moves the beginning of a frame that no ring can hold to memory of its own, once what is owed has left the ring. True
+    /// if there is room now.
+    fn make_room(&mut self, leases: &mut Leases) -> Result<bool, Closed> {
+        let frame_bytes = self.gather_bytes as usize;
+        let is_needed = frame_bytes > leases.ring_bytes() && !self.inbound.is_exact() && self.stage == Stage::Open;
+        if !is_needed || !self.inbound.is_all_unread() {
+            return Ok(false);
+        }
+        if !leases.could_hold(frame_bytes) {
+            return Err(Closed::OverLimit);
+        }
+        Ok(self.inbound.move_to_exact(frame_bytes, leases))
     }
 
     fn receive(
@@ -263,7 +340,7 @@ impl Session {
                 // A short read drained the stream: what comes later is a new edge. Unless the edge of the FIN was
                 // already seen, which nothing would repeat.
                 self.may_read = count == room || self.reads_on;
-                self.wants_more = false;
+                self.wants_more &= self.inbound.unread_len() < self.gather_bytes as usize;
                 *left_bytes = left_bytes.saturating_sub(count);
                 tally.read_bytes += count as u64;
                 Ok(true)
@@ -278,8 +355,8 @@ impl Session {
     }
 
     /// Asks the handler once, if there is something to ask. True if the answer changed anything.
-    fn answer(&mut self, leases: &mut Leases, left_bytes: &mut usize) -> Result<bool, Closed> {
-        let room = if self.inbound.has_held() { 0 } else { leases.ring_bytes() - self.outbound.len() };
+    fn answer(&mut self, means: &mut Means<'_>, left_bytes: &mut usize) -> Result<bool, Closed> {
+        let room = if self.inbound.has_held() { 0 } else { means.leases.ring_bytes() - self.outbound.len() };
         let question = self.poll_question(room.min(*left_bytes));
         let (shown, shown_len) = match question {
             Question::Nothing => return Ok(false),
@@ -288,16 +365,25 @@ impl Session {
                 return Ok(true);
             }
             Question::Input | Question::End => (self.inbound.unread(), self.inbound.unread_len()),
-            Question::Open | Question::Room => (Chunks::new(&[], &[]), 0),
+            Question::Open | Question::Note | Question::Room => (Chunks::new(&[], &[]), 0),
         };
-        let mut reply = Reply::new(&mut self.outbound, leases, room);
+        self.gather_bytes = if question == Question::Input { 0 } else { self.gather_bytes };
+        let calls_before = means.calls.len();
+        let mut reply = Reply::new(&mut self.outbound, means, room);
         let next = match question {
             Question::Open => self.handler.handle_open(&mut reply),
+            Question::Note => self.handler.handle_note(&mut reply),
             Question::Room => self.handler.handle_room(&mut reply),
             Question::End => self.handler.handle_end(shown, &mut reply),
             _ => self.handler.handle_input(shown, &mut reply),
         };
         let said = room - reply.room();
+        let called = means.calls.len() - calls_before;
+        if let Some(mail) = &mut self.mail {
+            mail.calls += called as u32;
+            mail.noted &= question != Question::Note;
+        }
+        assert!(called == 0 || self.mail.is_some(), "who makes calls has asked for a mailbox");
         *left_bytes = left_bytes.saturating_sub(said);
         self.wants_room = false;
         self.room_in_vain = said == 0 && (self.room_in_vain || question == Question::Room);
@@ -309,13 +395,17 @@ impl Session {
 
     fn poll_question(&self, room: usize) -> Question {
         let can_show = self.inbound.can_show();
+        let (calls, noted) = self.mail.as_ref().map_or((0, false), |mail| (mail.calls, mail.noted));
         match self.stage {
             Stage::New => Question::Open,
             Stage::Finishing | Stage::Lingering if can_show => Question::Skip,
             Stage::Finishing | Stage::Lingering => Question::Nothing,
             Stage::Open if self.wants_room && (room == 0 || self.room_in_vain) => Question::Nothing,
             Stage::Open if self.wants_room => Question::Room,
-            Stage::Open if can_show && !self.wants_more => Question::Input,
+            Stage::Open if noted && room > 0 => Question::Note,
+            Stage::Open if can_show && !self.wants_more && self.can_call() => Question::Input,
+            // Calls come back before the end is shown, and input that waits for them.
+            Stage::Open if calls > 0 || noted => Question::Nothing,
             Stage::Open if self.ended && !self.end_answered && !self.inbound.has_dropped() => Question::End,
             Stage::Open => Question::Nothing,
         }
@@ -331,7 +421,14 @@ impl Session {
                 assert!((1..=shown_len).contains(&count), "answers-name-shown-bytes: Discard({count}) of {shown_len}");
                 self.inbound.discard(count);
             }
-            Next::More => match question {
+            Next::Gather(frame_bytes) if !self.ended => {
+                assert!(frame_bytes > shown_len, "answers-name-shown-bytes: Gather({frame_bytes}) of {shown_len}");
+                self.gather_bytes = u32::try_from(frame_bytes).expect("a frame whose length is allowed");
+                self.wants_more = true;
+                // There may be room for more of it now.
+                return Ok(true);
+            }
+            Next::More | Next::Gather(_) => match question {
                 Question::Input => {
                     self.wants_more = true;
                     // The end, if it is known already, is the next question.
@@ -354,6 +451,9 @@ impl Session {
                 self.inbound.forward(forward, self.outbound.len() > 0);
                 self.stage = Stage::Finishing;
                 self.inbound.discard_unread();
+                if let Some(mail) = &self.mail {
+                    mail.mailbox.close();
+                }
             }
             Next::Reject(_) => return Err(Closed::Protocol),
         }
@@ -361,13 +461,37 @@ impl Session {
     }
 
     fn send(&mut self, stream: &mut impl Stream, tally: &mut Tally) -> Result<bool, Closed> {
-        if !self.may_write || self.owed_len() == 0 {
+        if !self.may_write {
             return Ok(false);
         }
-        let mut gather = Gather::new();
+        let messages = self.mail.as_ref().map_or(0, |mail| mail.backlog.len());
+        match RING_SLICES + messages {
+            _ if messages == 0 && self.rings_owe() == 0 => Ok(false),
+            RING_SLICES => self.send_at_most::<RING_SLICES>(stream, tally),
+            ..=FEW_SLICES => self.send_at_most::<FEW_SLICES>(stream, tally),
+            _ => self.send_at_most::<MOST_SLICES>(stream, tally),
+        }
+    }
+
+    fn send_at_most<const MOST: usize>(&mut self, stream: &mut impl Stream, tally: &mut Tally) -> Result<bool, Closed> {
+        self.choose_lead();
+        let mut gather = Gather::<MOST>::new();
+        let sending = self.mail.as_ref().map_or(Sending::Vectored, |mail| mail.sending);
+        let (leading, following) = match &self.mail {
+            Some(mail) if mail.leads => (Some(&mail.backlog), None),
+            // Held bytes go with what the outbound ring owes, and only after it.
+            Some(mail) if !self.inbound.has_held() => (None, Some(&mail.backlog)),
+            _ => (None, None),
+        };
+        leading.into_iter().flat_map(Backlog::slices).for_each(|slice| gather.push(slice));
         self.inbound.gather(&mut gather);
         self.outbound.gather(&mut gather);
-        let (owed, result) = (gather.len(), stream.write(gather.slices()));
+        following.into_iter().flat_map(Backlog::slices).for_each(|slice| gather.push(slice));
+        let owed = gather.len();
+        let result = match sending {
+            Sending::Vectored => stream.write(gather.slices()),
+            Sending::Each => stream.write_each(gather.slices()),
+        };
         let count = match result {
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
@@ -378,13 +502,42 @@ impl Session {
             tally.write_blocks += 1;
         }
         tally.written_bytes += count as u64;
-        let forwarded = self.inbound.sent(count);
-        self.outbound.sent(count - forwarded);
+        self.transition_sent(count);
         self.room_in_vain &= count == 0;
         if self.outbound.len() == 0 {
             self.inbound.release_held();
         }
         Ok(count > 0)
+    }
+
+    /// Whoever leads goes on until all of it has left, so that no message is cut by other bytes, and a stream that sends
+    /// from where the bytes lie is offered them in the same order again.
+    fn choose_lead(&mut self) {
+        let rings_owe = self.rings_owe() > 0;
+        if let Some(mail) = &mut self.mail {
+            mail.leads = !mail.backlog.is_empty() && (mail.leads || !rings_owe);
+        }
+    }
+
+    /// So many bytes have left, in the order in which they were offered.
+    fn transition_sent(&mut self, count: usize) {
+        let mail_leads = self.mail.as_ref().is_some_and(|mail| mail.leads);
+        let count = if mail_leads { self.mail_sent(count) } else { count };
+        let forwarded = self.inbound.sent(count);
+        let said = self.outbound.sent(count - forwarded);
+        if !mail_leads {
+            let left = self.mail_sent(count - forwarded - said);
+            debug_assert_eq!(left, 0, "no more leaves than was offered");
+        }
+        self.choose_lead();
+    }
+
+    /// Of so many bytes, drops those that were of the backlog; how many others there are.
+    fn mail_sent(&mut self, count: usize) -> usize {
+        match &mut self.mail {
+            Some(mail) => mail.backlog.sent(count, &mail.mailbox),
+            None => count,
+        }
     }
 
     fn transition_end(&mut self, stream: &mut impl Stream, left_bytes: usize, leases: &mut Leases) -> TurnEnd {
@@ -400,7 +553,7 @@ impl Session {
             // session must not wait for others to do so: all of them could be waiting like this.
             return if self.may_write { TurnEnd::Starved } else { TurnEnd::Idle };
         }
-        if self.draining && !self.may_read && self.owed_len() == 0 {
+        if self.draining && !self.may_read && self.has_said_all() {
             let said_all = self.stage == Stage::Lingering;
             return match self.is_flushed(stream) {
                 Ok(true) => TurnEnd::Closed(if said_all { Closed::Finished } else { Closed::Drained }),
@@ -426,11 +579,27 @@ impl Session {
     /// Whether another round could not change anything: an open session with nothing to read, answer or send.
     fn is_settled(&self) -> bool {
         let nothing_held = self.inbound.is_empty() && self.outbound.len() == 0;
-        nothing_held && self.stage == Stage::Open && !(self.may_read || self.ended || self.wants_room)
+        let no_mail = self.mail.as_ref().is_none_or(|mail| mail.backlog.is_empty() && !mail.noted);
+        nothing_held && no_mail && self.stage == Stage::Open && !(self.may_read || self.ended || self.wants_room)
     }
 
-    fn owed_len(&self) -> usize {
+    /// Bytes in the rings that the peer has not been sent.
+    fn rings_owe(&self) -> usize {
         self.inbound.owed_len() + self.outbound.len()
+    }
+
+    /// Whether nothing is owed, and no call will bring more.
+    fn has_said_all(&self) -> bool {
+        self.rings_owe() == 0 && self.mail.as_ref().is_none_or(|mail| mail.backlog.is_empty() && mail.calls == 0)
+    }
+
+    fn calls(&self) -> u32 {
+        self.mail.as_ref().map_or(0, |mail| mail.calls)
+    }
+
+    /// Whether one more call may be in flight.
+    fn can_call(&self) -> bool {
+        self.mail.as_ref().is_none_or(|mail| mail.calls < mail.most_calls)
     }
 }
 

@@ -50,8 +50,10 @@ impl Reasons {
     /// A turn ended for lack of something that is there again: budget, memory. Or a session that has just begun has
     /// something to say first.
     pub const RESUME: Reasons = Reasons(1 << 14);
+    /// There is something in the session's mailbox.
+    pub const POSTED: Reasons = Reasons(1 << 16);
 
-    const ALL: u64 = 0xff00;
+    const ALL: u64 = 0xff_ff00;
 
     /// Whether any of `others` is among these.
     pub fn intersects(self, others: Reasons) -> bool {
@@ -106,7 +108,7 @@ const IDLE: u64 = 1;
 const QUEUED: u64 = 2;
 const RUNNING: u64 = 3;
 
-/// Bits 32.. hold the generation, 8..16 the reasons, 0..8 the phase.
+/// Bits 32.. hold the generation, 8..24 the reasons, 0..8 the phase.
 ///
 /// Written by everybody who has a reason, and by the owner. The phase always moves by one read-modify-write, whose
 /// Acquire pairs with the Release of the one before it, so that an owner sees all that the owner before it wrote.
@@ -315,6 +317,7 @@ mod tests {
             Reasons::KILL,
             Reasons::DRAIN_OVER,
             Reasons::RESUME,
+            Reasons::POSTED,
         ];
         let mut seen = Reasons::NONE;
         for reason in all {

@@ -5,8 +5,9 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
-use maitred::service;
+use maitred::service::{self, Bounds};
 use maitred::session::handler::{Chunks, Handler, Next, Reply};
 
 /// A handler, with its parameters.
@@ -42,7 +43,8 @@ impl Plan {
         let echo = |parameters: &[(&str, &str)]| {
             let entry = service::find("echo").expect("echo is a service");
             let parameters: Vec<_> = parameters.iter().map(|&(key, value)| (key.into(), value.into())).collect();
-            entry.build(&parameters).expect("echo takes its own parameter").open()
+            let bounds = Bounds { max_frame_bytes: 1 << 20, max_demand: Duration::from_secs(10) };
+            entry.build(&parameters, &bounds).expect("echo takes its own parameter").open(None)
         };
         let speaker = Speaker { witness: witness.clone(), left: 0, from: 0, piece: piece.min(ring_bytes) };
         let inner: Box<dyn Handler> = match *self {

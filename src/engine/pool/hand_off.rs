@@ -11,6 +11,7 @@
 //!
 //! Read next: `wake_rule.rs` for the decisions, `parking.rs` for the sleeping, `worker.rs` for the other half.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ impl<'a> HandOff<'a> {
     }
 
     /// `ready` is what found no room in the queue. Requests that wait beside an idle worker must be looked at again soon, even if nothing becomes ready.
-    pub(super) fn recheck_in(&self, ready: &[Request]) -> Option<Duration> {
+    pub(super) fn recheck_in(&self, ready: &VecDeque<Request>) -> Option<Duration> {
         if !ready.is_empty() {
             return Some(Duration::ZERO);
         }
@@ -63,7 +64,7 @@ impl<'a> HandOff<'a> {
     ///
     /// Returns early when there are commands, or when the clock reaches `alarm_ns`; what then found no room in the queue
     /// is put there at the next call.
-    pub(super) fn hand_on(&mut self, ready: &mut Vec<Request>, alarm_ns: u64) {
+    pub(super) fn hand_on(&mut self, ready: &mut VecDeque<Request>, alarm_ns: u64) {
         self.assist(ready);
         let queued = ready.len();
         self.put_ready(ready, alarm_ns);
@@ -88,15 +89,16 @@ impl<'a> HandOff<'a> {
     }
 
     /// Moves `ready` into the queue. When that is full, waits until a worker has made room.
-    fn put_ready(&mut self, ready: &mut Vec<Request>, alarm_ns: u64) {
+    fn put_ready(&mut self, ready: &mut VecDeque<Request>, alarm_ns: u64) {
         let shared = self.shared;
         let counters = &shared.desk().counters;
-        let mut put = 0;
-        while let Some(&request) = ready.get(put) {
-            if shared.queue.try_put(request).is_ok() {
+        let mut put: u64 = 0;
+        while let Some(request) = ready.pop_front() {
+            let Err(request) = shared.queue.try_put(request) else {
                 put += 1;
                 continue;
-            }
+            };
+            ready.push_front(request);
             counters.full_queue_waits.add(1);
             let backlog = shared.queue.len();
             self.wake_workers(backlog, backlog);
@@ -105,8 +107,7 @@ impl<'a> HandOff<'a> {
                 break;
             }
         }
-        counters.queued.add(put as u64);
-        ready.drain(..put);
+        counters.queued.add(put);
     }
 
     /// Parks until the queue holds at most `low_water` requests, or a while has passed; for how long it did.
@@ -151,7 +152,10 @@ impl<'a> HandOff<'a> {
         let idle = shared.idle.len();
         let mut awake = shared.settings().workers - idle;
         if idle > 0 && awake > 0 {
-            let look = |number: usize| (shared.turn_counters[number].turns.read(), shared.idle.is_idle(number));
+            let look = |number: usize| {
+                let counters = &shared.turn_counters[number];
+                (counters.turns.read() + counters.calls.read(), shared.idle.is_idle(number))
+            };
             awake = self.watch.count_awake(shared.common.clock.now_ns(), look);
         }
         Scene {
@@ -165,7 +169,7 @@ impl<'a> HandOff<'a> {
     }
 
     /// Runs the turns that are done before a woken worker would arrive.
-    fn assist(&mut self, ready: &mut Vec<Request>) {
+    fn assist(&mut self, ready: &mut VecDeque<Request>) {
         let shared = self.shared;
         if !self.assists || ready.is_empty() || shared.queue.len() > 0 {
             return;
@@ -188,14 +192,14 @@ impl<'a> HandOff<'a> {
         let mut took_ns = 0;
         while run < scene.backlog && took_ns < LONGEST_PARK.as_nanos() as u64 {
             // What a turn leaves to be queued goes behind the others, and into the queue after them.
-            ready.extend(shared.reactor.run(&mut self.turns, ready[run]).into_iter().flatten());
+            let request = ready.pop_front().expect("as many as there were");
+            shared.reactor.run_turn(&mut self.turns, request, &mut |next| ready.push_back(next));
             run += 1;
             // The poller is away from accepting and commands no longer than when it parks. What is left is queued.
             if run.is_multiple_of(TIMED_TURNS as usize) || run == scene.backlog {
                 took_ns = shared.common.clock.now_ns() - since_ns;
             }
         }
-        ready.drain(..run);
         shared.desk().counters.assisted.add(run as u64);
         self.paced_ns += took_ns;
         self.paced_turns += run as u64;

@@ -33,6 +33,7 @@ use crate::error::Error;
 use crate::metrics::counters::TurnCounters;
 use crate::metrics::stages::StageRecorder;
 use crate::metrics::summary::{Estimates as Learnt, PollSummary, Summary, TurnSummary};
+use crate::session::handler::Pace;
 
 use service_queue::ServiceQueue;
 use wake_rule::{TurnTimes, WakeCost};
@@ -124,7 +125,8 @@ impl Shared {
 
     /// Turns of the worker of this number, or of the poller, whose place is after the last worker's.
     fn turns(&self, place: usize) -> Turns<'_> {
-        Turns::new(&self.common, &self.reactor.budget, &self.turn_counters[place], &self.stages[place])
+        let (counters, stages) = (&self.turn_counters[place], &self.stages[place]);
+        Turns::new(&self.common, &self.reactor.budget, counters, stages).numbered(place)
     }
 
     fn books(&self) -> Books<'_> {
@@ -153,9 +155,9 @@ impl Pool {
     /// # Errors
     /// When a descriptor or a thread cannot be had.
     fn start(start: Start) -> Result<Pool, Error> {
-        let Start { settings, listeners, most_sessions, clock } = start;
-        let workers = settings.workers;
-        let common = Arc::new(Common::new(settings, clock, 1)?);
+        let common = Arc::new(Common::new(&start, 1)?);
+        let Start { listeners, most_sessions, .. } = start;
+        let workers = common.settings.workers;
         let settings = &common.settings;
         let reactor = Reactor::new(&common, 0, most_sessions, settings.limits.max_buffer_bytes);
         let shared = Arc::new(Shared {
@@ -175,7 +177,7 @@ impl Pool {
             common: Arc::clone(&common),
             reactor: Arc::clone(&reactor),
         });
-        let all_brief = super::all_brief(&listeners);
+        let all_brief = super::all_paced(&listeners, &[Pace::Brief, Pace::Calls]);
         let front = Front::new(Arc::clone(&common), 0, listeners, Sessions::new(&reactor))?;
         let crew = Crew::new(settings.pin);
         for number in 0..workers {

@@ -12,8 +12,9 @@ use std::sync::atomic::Ordering;
 
 use super::wake_rule::TIMED_TURNS;
 use super::{NONE_LEFT, Shared};
-use crate::engine::reactor::Request;
+use crate::engine::reactor::{Request, Work};
 use crate::engine::turns::Turns;
+use crate::metrics::counters::TurnCounters;
 
 /// Turns since it last parked after which a worker gives up its processor a few times before it parks again: work
 /// came thick, and somebody who brings more may be waiting for just this processor.
@@ -30,8 +31,7 @@ pub(super) struct Worker<'a> {
     shared: &'a Shared,
     turns: Turns<'a>,
     number: usize,
-    /// Requests that found no room in the queue, oldest first; run by this worker if there is still none.
-    carried: VecDeque<Request>,
+    back: WayBack<'a>,
     /// Turns since this worker last parked.
     streak: u64,
     /// Turns since `paced_ns`.
@@ -39,12 +39,58 @@ pub(super) struct Worker<'a> {
     paced_ns: u64,
 }
 
+/// The way back into the queue, for what the worker's turns leave to be served.
+struct WayBack<'a> {
+    shared: &'a Shared,
+    counters: &'a TurnCounters,
+    /// Requests that found no room in the queue, oldest first; run by this worker if there is still none.
+    carried: VecDeque<Request>,
+}
+
+impl WayBack<'_> {
+    /// Queues a request without waiting. When it is not alone there, this worker may be a long time coming back for
+    /// it, and the poller, which rechecks only what it queued itself, may sleep: so an idle worker is woken now. A call is
+    /// never alone: this worker has another one to run first.
+    fn put(&mut self, request: Request) {
+        let is_call = matches!(request.work, Work::Call(_));
+        if !self.carried.is_empty() {
+            self.carried.push_back(request);
+            return;
+        }
+        match self.shared.queue.try_put(request) {
+            Ok(()) => self.wake_for_put(is_call),
+            Err(request) => self.carried.push_back(request),
+        }
+    }
+
+    /// Puts what it carries into the queue, as far as there is room.
+    fn put_carried(&mut self) {
+        while let Some(request) = self.carried.pop_front() {
+            if let Err(request) = self.shared.queue.try_put(request) {
+                self.carried.push_front(request);
+                return;
+            }
+            self.wake_for_put(false);
+        }
+    }
+
+    fn wake_for_put(&self, is_call: bool) {
+        let shared = self.shared;
+        if (is_call || shared.queue.len() > 1) && shared.idle.wake_one().is_some() {
+            // The poller did not call this one: it is not to measure a wake from whenever the poller called last.
+            shared.by_poller.woken_ns.store(0, Ordering::Relaxed);
+            self.counters.worker_wakes.add(1);
+        }
+    }
+}
+
 impl<'a> Worker<'a> {
     pub(super) fn new(shared: &'a Shared, number: usize) -> Worker<'a> {
+        let counters = &shared.turn_counters[number];
         Worker {
             turns: shared.turns(number),
             number,
-            carried: VecDeque::with_capacity(CARRIED_MOST + 2),
+            back: WayBack { shared, counters, carried: VecDeque::with_capacity(CARRIED_MOST + 2) },
             streak: 0,
             paced_turns: 0,
             paced_ns: shared.common.clock.now_ns(),
@@ -70,13 +116,8 @@ impl<'a> Worker<'a> {
     /// the oldest there first, which makes room for the carried behind all others.
     fn take(&mut self) -> Option<Request> {
         let shared = self.shared;
-        let request = if self.carried.len() > CARRIED_MOST { None } else { shared.queue.try_take() };
-        while let Some(&carried) = self.carried.front()
-            && shared.queue.try_put(carried).is_ok()
-        {
-            self.carried.pop_front();
-            self.wake_for_put_back();
-        }
+        let request = if self.back.carried.len() > CARRIED_MOST { None } else { shared.queue.try_take() };
+        self.back.put_carried();
         let seat = &shared.poller_seat;
         if seat.wake_if(|| self.is_low(request.is_none())) {
             self.turns.counters().poller_wakes.add(1);
@@ -84,7 +125,7 @@ impl<'a> Worker<'a> {
         if request.is_some() {
             return request;
         }
-        let carried = self.carried.pop_front()?;
+        let carried = self.back.carried.pop_front()?;
         self.turns.counters().carried.add(1);
         Some(carried)
     }
@@ -96,33 +137,12 @@ impl<'a> Worker<'a> {
     }
 
     fn serve(&mut self, request: Request) {
-        for again in self.shared.reactor.run(&mut self.turns, request).into_iter().flatten() {
-            self.put_back(again);
-        }
+        let Worker { turns, back, .. } = self;
+        self.shared.reactor.run(turns, request, &mut |next| back.put(next));
         self.streak += 1;
         self.paced_turns += 1;
         if self.paced_turns == TIMED_TURNS {
             self.note_pace();
-        }
-    }
-
-    /// Queues a session without waiting. When it is not alone there, this worker may be a long time coming back for
-    /// it, and the poller, which rechecks only what it queued itself, may sleep: so an idle worker is woken now.
-    fn put_back(&mut self, request: Request) {
-        let shared = self.shared;
-        if !self.carried.is_empty() || shared.queue.try_put(request).is_err() {
-            self.carried.push_back(request);
-        } else {
-            self.wake_for_put_back();
-        }
-    }
-
-    fn wake_for_put_back(&self) {
-        let shared = self.shared;
-        if shared.queue.len() > 1 && shared.idle.wake_one().is_some() {
-            // The poller did not call this one: it is not to measure a wake from whenever the poller called last.
-            shared.by_poller.woken_ns.store(0, Ordering::Relaxed);
-            self.turns.counters().worker_wakes.add(1);
         }
     }
 

@@ -71,7 +71,7 @@ fn begin(start: Start) -> Result<Parent<Pool>, Error> {
         max_spare: settings.processes.max_spare,
     };
     let first = settings.workers.clamp(bounds.min_processes, max);
-    let common = Arc::new(Common::new(start.settings, start.clock, 1)?);
+    let common = Arc::new(Common::new(&start, 1)?);
     let processes = Processes::new(&common, max);
     let processes = processes.map_err(|reason| Error::resource("share memory with children", reason))?;
     let pool = Pool { processes, policy: Policy::new(bounds), listeners: start.listeners, first, tick_ns: 0 };

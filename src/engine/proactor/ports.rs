@@ -376,16 +376,15 @@ impl Stream for PortStream<'_> {
                 return Err(ErrorKind::WouldBlock.into());
             }
         };
-        let mut left = [IoSlice::new(&[]); 4];
         if is_short && let Some(copied) = self.outbox.copy(slices) {
             self.outbox.send(self.ring, self.port, copied, self.socket);
             return Ok(usize::from(copied.to));
         }
-        let rest = unsent(slices, count, &mut left);
+        let rest = unsent(slices, count);
         if !rest.is_empty() {
-            count += self.write_directly(rest)?;
+            count += self.write_directly(&rest)?;
         }
-        if let Some(first) = unsent(slices, count, &mut left).first() {
+        if let Some(first) = unsent(slices, count).first() {
             let key = self.port.key << 1 | SEND;
             // SAFETY: sent-from-where-it-lies; the session that owns the ring of these bytes lives until the completion,
             // by quiet-when-closed.
@@ -436,19 +435,19 @@ impl PortStream<'_> {
     }
 }
 
-/// The slices without their first `count` bytes, in the memory of `left`.
-fn unsent<'l, 'a>(slices: &[IoSlice<'a>], mut count: usize, left: &'l mut [IoSlice<'a>; 4]) -> &'l [IoSlice<'a>] {
-    let mut used = 0;
+/// The slices without their first `count` bytes.
+fn unsent<'a>(slices: &[IoSlice<'a>], mut count: usize) -> Vec<IoSlice<'a>> {
+    let mut left = Vec::with_capacity(slices.len());
     for slice in slices {
         let skipped = count.min(slice.len());
         count -= skipped;
         if skipped < slice.len() {
-            left[used] = *slice;
-            left[used].advance(skipped);
-            used += 1;
+            let mut rest = *slice;
+            rest.advance(skipped);
+            left.push(rest);
         }
     }
-    &left[..used]
+    left
 }
 
 /// Buffers received into and not read, in their order; the first from `offset` on.

@@ -34,7 +34,7 @@ fn unread(inbound: &Inbound) -> Vec<u8> {
 
 /// What one write would be given, and in how many slices.
 fn owed(inbound: &Inbound, outbound: &Outbound) -> (Vec<u8>, usize) {
-    let mut gather = Gather::new();
+    let mut gather = Gather::<RING_SLICES>::new();
     inbound.gather(&mut gather);
     outbound.gather(&mut gather);
     let bytes: Vec<u8> = gather.slices().iter().flat_map(|slice| slice.iter().copied()).collect();

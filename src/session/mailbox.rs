@@ -1,0 +1,516 @@
+//! [`Mailbox`]: where other threads leave messages for a session, with one call to its engine however many they are.
+//!
+//! A message is reference-counted bytes, so that one buffer serves all who are to get it; the last of them frees it. A
+//! poster never touches the session, nor its socket: it adds to the mailbox, and if nobody has been told since the session
+//! last emptied it, it tells the engine ([`Rouse`]), which schedules a turn. The session's owner takes all there is.
+//!
+//! Invariants:
+//! - *told-once-per-edge*: between two times that the session empties its mailbox, the engine is told once, by whoever
+//!   posted first.
+//! - *no-lost-post*: a post is taken by the turn that was asked for after it, or by an earlier one. Both the post and the
+//!   flag that somebody was told change under one lock.
+//! - *bounded*: messages that were posted and have not left, in the mailbox or with the session, are at most as many, and
+//!   as many bytes, as [`Limits`] says; one message more is refused. Replies to the session's own calls are not refused:
+//!   their number is bounded by the calls.
+//!
+//! `loom_models` below check the first two together with the state word. The chapter is `design/posting-less.md`. Read
+//! next: `state.rs`, which makes a turn of it; `Session::turn`, which takes what has come.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes that any number of sessions may be sent.
+pub type Message = Arc<[u8]>;
+
+/// Where a session is reached by others, as long as they like; posts to one that has ended are [`Posted::Gone`].
+pub type Address = Arc<Mailbox>;
+
+/// Tells an engine that a session of its has mail.
+pub trait Rouse: Send + Sync {
+    /// Has the session of this key take a turn soon. Any thread; does not wait.
+    fn rouse(&self, key: u64);
+}
+
+/// How much may wait for one session, and how its engine is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of all messages that have not left.
+    pub bytes: usize,
+    /// Messages that have not left.
+    pub messages: usize,
+    /// Whether only the first post to an empty mailbox tells the engine; if not, every post does, for comparison.
+    pub edge: bool,
+}
+
+/// What became of a post.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Posted {
+    /// It will be sent, unless the session ends before.
+    Taken,
+    /// As much waits as may.
+    Full,
+    /// The session has ended, or says nothing any more.
+    Gone,
+}
+
+/// The mailbox of one session.
+pub struct Mailbox {
+    key: u64,
+    rouse: Arc<dyn Rouse>,
+    limits: Limits,
+    inner: Mutex<Inner>,
+    /// Of messages that were posted and have not left. Raised by posters under the lock, lowered by the session's owner.
+    held_bytes: AtomicUsize,
+    held_messages: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Inner {
+    messages: VecDeque<Message>,
+    news: News,
+    /// The engine was told since the mailbox was last emptied.
+    is_told: bool,
+    /// Nothing is taken from others any more.
+    is_closed: bool,
+    /// The session has ended.
+    is_over: bool,
+}
+
+/// What has come besides messages since the mailbox was last emptied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct News {
+    /// Calls of the session that have ended.
+    pub(super) replies: u32,
+    /// Somebody asks the handler to look for itself.
+    pub(super) noted: bool,
+    /// A call of the session has panicked.
+    pub(super) failed: bool,
+    /// The session is to end, since it takes too little of what it is sent.
+    pub(super) evicted: bool,
+    /// Messages of others, taken and refused, and how often the engine was told.
+    pub(super) posts: u64,
+    pub(super) refused: u64,
+    pub(super) wakes: u64,
+}
+
+impl Mailbox {
+    /// The mailbox of the session that the engine behind `rouse` knows by `key`.
+    pub fn new(limits: Limits, rouse: Arc<dyn Rouse>, key: u64) -> Address {
+        Arc::new(Mailbox {
+            key,
+            rouse,
+            limits,
+            inner: Mutex::default(),
+            held_bytes: AtomicUsize::new(0),
+            held_messages: AtomicUsize::new(0),
+        })
+    }
+
+    /// Leaves a message, to be sent as it is. Any thread; does not wait.
+    pub fn post(&self, message: Message) -> Posted {
+        let mut inner = self.lock();
+        if inner.is_closed {
+            return Posted::Gone;
+        }
+        // Only lowered meanwhile.
+        let bytes = self.held_bytes.load(Ordering::Relaxed).saturating_add(message.len());
+        let messages = self.held_messages.load(Ordering::Relaxed) + 1;
+        if bytes > self.limits.bytes || messages > self.limits.messages {
+            inner.news.refused += 1;
+            return Posted::Full;
+        }
+        inner.news.posts += 1;
+        let must_tell = self.put(&mut inner, message);
+        drop(inner);
+        self.tell_if(must_tell);
+        Posted::Taken
+    }
+
+    /// Asks the session's handler to look for itself ([`handle_note`](super::handler::Handler::handle_note)); once, however
+    /// often it is asked before it does. Any thread; does not wait.
+    pub fn note(&self) {
+        self.add_news(|news| news.noted = true);
+    }
+
+    /// Ends the session, which takes too little of what it is sent. Any thread; does not wait.
+    pub fn evict(&self) {
+        self.add_news(|news| news.evicted = true);
+    }
+
+    /// Leaves the reply to a call. True if the engine, which runs the calls, must see to it that the session has a turn.
+    #[must_use]
+    pub(crate) fn reply(&self, message: Message) -> bool {
+        let mut inner = self.lock();
+        inner.news.replies += 1;
+        self.put(&mut inner, message)
+    }
+
+    /// Says that a call has panicked; otherwise like [`reply`](Self::reply).
+    #[must_use]
+    pub(crate) fn fail(&self) -> bool {
+        let mut inner = self.lock();
+        inner.news.failed = true;
+        self.mark_told(&mut inner)
+    }
+
+    /// Whether the session has ended, so that nobody would hear a reply.
+    pub(crate) fn is_over(&self) -> bool {
+        self.lock().is_over
+    }
+
+    /// The session's key.
+    pub(crate) fn key(&self) -> u64 {
+        self.key
+    }
+
+    /// Has the session take a turn.
+    pub(crate) fn tell(&self) {
+        self.rouse.rouse(self.key);
+    }
+
+    /// Moves all that has come behind `backlog`; for the session's owner.
+    pub(super) fn take(&self, backlog: &mut Backlog) -> News {
+        let mut inner = self.lock();
+        inner.is_told = false;
+        if backlog.messages.is_empty() {
+            std::mem::swap(&mut backlog.messages, &mut inner.messages);
+        } else {
+            backlog.messages.append(&mut inner.messages);
+        }
+        std::mem::take(&mut inner.news)
+    }
+
+    /// Takes nothing more from others: all has been said.
+    pub(super) fn close(&self) {
+        self.lock().is_closed = true;
+    }
+
+    /// Takes nothing at all any more: the session is over.
+    pub(super) fn end(&self) {
+        let mut inner = self.lock();
+        (inner.is_closed, inner.is_over) = (true, true);
+        inner.messages = VecDeque::new();
+    }
+
+    fn add_news(&self, add: impl FnOnce(&mut News)) {
+        let mut inner = self.lock();
+        if inner.is_closed {
+            return;
+        }
+        add(&mut inner.news);
+        let must_tell = self.mark_told(&mut inner);
+        drop(inner);
+        self.tell_if(must_tell);
+    }
+
+    fn put(&self, inner: &mut Inner, message: Message) -> bool {
+        self.held_bytes.fetch_add(message.len(), Ordering::Relaxed);
+        self.held_messages.fetch_add(1, Ordering::Relaxed);
+        inner.messages.push_back(message);
+        self.mark_told(inner)
+    }
+
+    /// Whether the engine is to be told now.
+    fn mark_told(&self, inner: &mut Inner) -> bool {
+        let was_told = std::mem::replace(&mut inner.is_told, true);
+        let must_tell = !was_told || !self.limits.edge;
+        inner.news.wakes += u64::from(must_tell);
+        must_tell
+    }
+
+    fn tell_if(&self, must_tell: bool) {
+        if must_tell {
+            self.tell();
+        }
+    }
+
+    fn lock(&self) -> crate::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no thread panics while it holds this lock")
+    }
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Mailbox").field("key", &self.key).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// Messages that a session has taken and not yet sent, oldest first.
+#[derive(Default)]
+pub(super) struct Backlog {
+    messages: VecDeque<Message>,
+    /// Bytes of the first that have been sent.
+    sent: usize,
+}
+
+impl Backlog {
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// What is left of each message.
+    pub(super) fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let begun = |place: usize| if place == 0 { self.sent } else { 0 };
+        self.messages.iter().enumerate().map(move |(place, message)| &message[begun(place)..])
+    }
+
+    /// Drops what has left: `count` bytes. How many of them are not of this backlog.
+    pub(super) fn sent(&mut self, mut count: usize, mailbox: &Mailbox) -> usize {
+        while let Some(message) = self.messages.front() {
+            let left = message.len() - self.sent;
+            if count < left {
+                self.sent += count;
+                return 0;
+            }
+            count -= left;
+            mailbox.held_bytes.fetch_sub(message.len(), Ordering::Relaxed);
+            mailbox.held_messages.fetch_sub(1, Ordering::Relaxed);
+            self.messages.pop_front();
+            self.sent = 0;
+        }
+        count
+    }
+
+    /// Gives up the memory of a long list that has been sent.
+    pub(super) fn settle(&mut self) {
+        const KEPT: usize = 4;
+        if self.messages.is_empty() && self.messages.capacity() > KEPT {
+            self.messages = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sync::atomic::AtomicU64;
+
+    const LIMITS: Limits = Limits { bytes: 10, messages: 3, edge: true };
+
+    /// Counts how often it is told.
+    #[derive(Default)]
+    struct Counter(AtomicU64);
+
+    impl Rouse for Counter {
+        fn rouse(&self, key: u64) {
+            assert_eq!(key, 7);
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Counter {
+        fn mailbox(limits: Limits) -> (Arc<Counter>, Address) {
+            let counter = Arc::new(Counter::default());
+            let address = Mailbox::new(limits, Arc::clone(&counter) as Arc<dyn Rouse>, 7);
+            (counter, address)
+        }
+
+        fn told(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    fn message(text: &str) -> Message {
+        Message::from(text.as_bytes())
+    }
+
+    fn texts(backlog: &Backlog) -> Vec<String> {
+        backlog.slices().map(|slice| String::from_utf8_lossy(slice).into_owned()).collect()
+    }
+
+    #[test]
+    fn only_the_first_post_to_an_empty_mailbox_tells_the_engine() {
+        let (counter, mailbox) = Counter::mailbox(LIMITS);
+        let mut backlog = Backlog::default();
+        for round in 1..=3 {
+            assert_eq!(mailbox.post(message("a")), Posted::Taken);
+            mailbox.note();
+            assert!(!mailbox.reply(message("b")), "told already");
+            assert_eq!(counter.told(), round);
+            let news = mailbox.take(&mut backlog);
+            assert_eq!((news.posts, news.replies, news.wakes, news.noted), (1, 1, 1, true));
+            assert_eq!(texts(&backlog), ["a", "b"]);
+            assert_eq!(backlog.sent(2, &mailbox), 0);
+        }
+        assert_eq!(mailbox.take(&mut backlog), News::default());
+    }
+
+    #[test]
+    fn with_the_rule_off_every_post_tells_the_engine() {
+        let (counter, mailbox) = Counter::mailbox(Limits { edge: false, ..LIMITS });
+        for told in 1..=3 {
+            assert_eq!(mailbox.post(message("a")), Posted::Taken);
+            assert_eq!(counter.told(), told);
+        }
+        assert_eq!(mailbox.take(&mut Backlog::default()).wakes, 3);
+    }
+
+    #[test]
+    fn what_has_not_left_counts_against_the_limits_wherever_it_is() {
+        let (_, mailbox) = Counter::mailbox(LIMITS);
+        let mut backlog = Backlog::default();
+        assert_eq!(mailbox.post(message("12345678")), Posted::Taken);
+        assert_eq!(mailbox.post(message("9ab")), Posted::Full, "eleven bytes");
+        let _ = mailbox.take(&mut backlog);
+        assert_eq!(mailbox.post(message("9ab")), Posted::Full, "it is with the session");
+        assert_eq!(backlog.sent(7, &mailbox), 0);
+        assert_eq!(mailbox.post(message("9ab")), Posted::Full, "part of it still is");
+        assert_eq!(texts(&backlog), ["8"]);
+        assert_eq!(backlog.sent(3, &mailbox), 2, "two of them are not of the backlog");
+        for _ in 0..3 {
+            assert_eq!(mailbox.post(message("9")), Posted::Taken);
+        }
+        assert_eq!(mailbox.post(message("")), Posted::Full, "four messages");
+        assert!(!mailbox.reply(message("replies are bounded by the calls")));
+        assert_eq!(mailbox.take(&mut backlog).refused, 3, "since the last look");
+    }
+
+    #[test]
+    fn a_closed_mailbox_takes_replies_and_an_ended_one_nothing() {
+        let (counter, mailbox) = Counter::mailbox(LIMITS);
+        mailbox.close();
+        assert_eq!(mailbox.post(message("a")), Posted::Gone);
+        mailbox.note();
+        mailbox.evict();
+        assert_eq!(counter.told(), 0);
+        assert!(mailbox.reply(message("b")) && !mailbox.is_over());
+        mailbox.end();
+        assert!(mailbox.is_over());
+        assert_eq!(mailbox.post(message("a")), Posted::Gone);
+    }
+
+    #[test]
+    fn one_buffer_goes_to_many_and_is_freed_once_by_the_last() {
+        let one = message("for all");
+        let freed = Arc::downgrade(&one);
+        let mailboxes: Vec<Address> = (0..5).map(|_| Counter::mailbox(LIMITS).1).collect();
+        for mailbox in &mailboxes {
+            assert_eq!(mailbox.post(Message::clone(&one)), Posted::Taken);
+        }
+        drop(one);
+        for (left, mailbox) in (0..5).rev().zip(&mailboxes) {
+            let mut backlog = Backlog::default();
+            let _ = mailbox.take(&mut backlog);
+            assert_eq!(freed.strong_count(), left + 1);
+            match left % 2 {
+                0 => assert_eq!(backlog.sent(7, mailbox), 0),
+                // Or it ends with its session.
+                _ => drop(backlog),
+            }
+            assert_eq!(freed.strong_count(), left);
+        }
+        assert!(freed.upgrade().is_none());
+    }
+}
+
+/// Posters and an owner around one session's word and mailbox: every post is taken, and none is taken by nobody.
+#[cfg(all(test, loom))]
+mod loom_models {
+    use super::super::state::{Reasons, Released, Scheduled, StateWord};
+    use super::*;
+    use crate::sync::{model, thread};
+
+    const GENERATION: u32 = 1;
+
+    /// The session's word, and whether its key is in the queue.
+    struct Engine {
+        word: StateWord,
+        queued: Mutex<bool>,
+    }
+
+    impl Engine {
+        fn mailbox(edge: bool) -> (Arc<Engine>, Address) {
+            let word = StateWord::vacant(GENERATION);
+            word.open(GENERATION);
+            let engine = Arc::new(Engine { word, queued: Mutex::new(false) });
+            let limits = Limits { bytes: 100, messages: 100, edge };
+            let mailbox = Mailbox::new(limits, Arc::clone(&engine) as Arc<dyn Rouse>, 0);
+            (engine, mailbox)
+        }
+
+        fn put(&self) {
+            assert!(!std::mem::replace(&mut *self.queued.lock().unwrap(), true), "queued-once");
+        }
+
+        /// Turns as long as the key is in the queue; what they took.
+        fn serve(&self, mailbox: &Mailbox, backlog: &mut Backlog) -> u64 {
+            let mut wakes = 0;
+            while std::mem::take(&mut *self.queued.lock().unwrap()) {
+                let reasons = self.word.claim(GENERATION);
+                if reasons.intersects(Reasons::POSTED) {
+                    wakes += mailbox.take(backlog).wakes;
+                }
+                if self.word.release(GENERATION) == Released::Again {
+                    self.put();
+                }
+            }
+            wakes
+        }
+    }
+
+    impl Rouse for Engine {
+        fn rouse(&self, _key: u64) {
+            if self.word.schedule(GENERATION, Reasons::POSTED) == Scheduled::Enqueue {
+                self.put();
+            }
+        }
+    }
+
+    fn post(mailbox: &Address, text: &'static str) -> thread::JoinHandle<()> {
+        let mailbox = Address::clone(mailbox);
+        thread::spawn(move || assert_eq!(mailbox.post(Message::from(text.as_bytes())), Posted::Taken))
+    }
+
+    #[test]
+    fn loom_every_post_is_taken() {
+        for edge in [true, false] {
+            model(move || {
+                let (engine, mailbox) = Engine::mailbox(edge);
+                let posters = [post(&mailbox, "a"), post(&mailbox, "b")];
+                let mut backlog = Backlog::default();
+                let mut wakes = engine.serve(&mailbox, &mut backlog);
+                posters.into_iter().for_each(|poster| poster.join().unwrap());
+                wakes += engine.serve(&mailbox, &mut backlog);
+                assert_eq!(backlog.len(), 2, "no-lost-post");
+                assert!((1..=2).contains(&wakes), "told-once-per-edge");
+            });
+        }
+    }
+
+    #[test]
+    fn loom_posts_while_the_session_ends_are_gone_or_dropped() {
+        model(|| {
+            let (engine, mailbox) = Engine::mailbox(true);
+            let message = Message::from(&b"a"[..]);
+            let freed = Arc::downgrade(&message);
+            let poster = {
+                let mailbox = Address::clone(&mailbox);
+                thread::spawn(move || mailbox.post(message) != Posted::Full)
+            };
+            let end = || {
+                engine.word.claim(GENERATION);
+                mailbox.end();
+                engine.word.close(GENERATION);
+            };
+            let is_mine = engine.word.schedule(GENERATION, Reasons::KILL) == Scheduled::Enqueue;
+            if is_mine {
+                end();
+            }
+            assert!(poster.join().unwrap());
+            if std::mem::take(&mut *engine.queued.lock().unwrap()) {
+                assert!(!is_mine, "stale-keys-miss");
+                end();
+            }
+            assert!(freed.upgrade().is_none(), "a message of a session that has ended is not kept");
+        });
+    }
+}
