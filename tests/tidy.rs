@@ -34,6 +34,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("epoll::", &["src/net/poller.rs"]),
     ("io_uring::", &["src/net/ring.rs"]),
     ("ringbuf::", &["src/session/buffer.rs"]),
+    ("memchr::", &["src/session/handler.rs"]),
     ("crossbeam_channel::", &["src/engine/pool/service_queue.rs", "src/logging.rs"]),
     ("hdrhistogram::", &["src/metrics/histogram.rs"]),
     ("base64::", &["src/metrics/histogram.rs"]),

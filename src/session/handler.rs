@@ -12,6 +12,10 @@
 //! Why the split runs here and how calls, posts, jobs, timers and paired sockets fit in: `design/trait-split.md`.
 //! Read next: [`Session`](super::Session), which drives a handler; `service/echo.rs`, the smallest one.
 
+use std::ops::Range;
+
+use memchr::memchr;
+
 use super::buffer::{Leases, Outbound};
 use super::mailbox::{Address, Limits, Message};
 use crate::clock::Clock;
@@ -225,13 +229,52 @@ impl<'a> Chunks<'a> {
         (self.first, self.second)
     }
 
+    /// The bytes of this range, where they lie.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[inline]
+    pub fn range(&self, Range { start, end }: Range<usize>) -> Chunks<'a> {
+        let wrap = self.first.len();
+        let first = &self.first[start.min(wrap)..end.min(wrap)];
+        let second = &self.second[start.saturating_sub(wrap)..end.saturating_sub(wrap)];
+        if first.is_empty() { Chunks::new(second, &[]) } else { Chunks::new(first, second) }
+    }
+
+    /// The byte so far from the first.
+    #[inline]
+    pub fn byte_at(&self, at: usize) -> Option<u8> {
+        let byte = self.first.get(at).or_else(|| self.second.get(at - self.first.len()));
+        byte.copied()
+    }
+
+    /// The number in the four bytes from `at` on, the highest first; none unless all of them are there.
+    #[inline]
+    pub fn u32_at(&self, at: usize) -> Option<u32> {
+        let in_one = self.first.get(at..).and_then(<[u8]>::first_chunk);
+        let bytes = in_one.copied().or_else(|| {
+            let mut bytes = [0; 4];
+            (at + 4 <= self.len()).then(|| self.range(at..at + 4).copy_to(&mut bytes))?;
+            Some(bytes)
+        });
+        bytes.map(u32::from_be_bytes)
+    }
+
     /// Distance from the first byte to the first `wanted`, across the wrap.
+    #[inline]
     pub fn position(&self, wanted: u8) -> Option<usize> {
-        let in_first = self.first.iter().position(|&byte| byte == wanted);
-        in_first.or_else(|| {
-            let in_second = self.second.iter().position(|&byte| byte == wanted)?;
-            Some(self.first.len() + in_second)
-        })
+        memchr(wanted, self.first).or_else(|| Some(self.first.len() + memchr(wanted, self.second)?))
+    }
+
+    /// Copies all bytes to `out`, which is as long.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn copy_to(&self, out: &mut [u8]) {
+        assert_eq!(out.len(), self.len(), "there is a place for every byte");
+        let (first, second) = out.split_at_mut(self.first.len());
+        first.copy_from_slice(self.first);
+        second.copy_from_slice(self.second);
     }
 }
 
@@ -356,4 +399,61 @@ pub struct Tally {
     pub posts_refused: u64,
     /// Times that the engine was told of mail.
     pub post_wakes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// These bytes, cut in two at every place.
+    fn cuts(bytes: &[u8]) -> impl Iterator<Item = Chunks<'_>> {
+        (0..=bytes.len()).map(|at| Chunks::new(&bytes[..at], &bytes[at..]))
+    }
+
+    fn joined(chunks: Chunks<'_>) -> Vec<u8> {
+        let (first, second) = chunks.slices();
+        [first, second].concat()
+    }
+
+    #[test]
+    fn where_the_memory_wraps_makes_no_difference() {
+        let bytes: Vec<u8> = (100..111).collect();
+        let number = |at: usize| Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?));
+        for chunks in cuts(&bytes) {
+            for at in 0..bytes.len() + 3 {
+                assert_eq!(chunks.byte_at(at), bytes.get(at).copied(), "{at} of {chunks:?}");
+                assert_eq!(chunks.u32_at(at), number(at), "{at} of {chunks:?}");
+            }
+            for wanted in 99..=111 {
+                let expected = bytes.iter().position(|&byte| byte == wanted);
+                assert_eq!(chunks.position(wanted), expected, "{wanted} in {chunks:?}");
+            }
+            let mut copy = [0; 11];
+            chunks.copy_to(&mut copy);
+            assert_eq!(copy, *bytes);
+        }
+    }
+
+    #[test]
+    fn a_range_is_the_bytes_themselves_and_in_one_slice_where_they_are() {
+        let bytes: Vec<u8> = (100..111).collect();
+        for chunks in cuts(&bytes) {
+            let wrap = chunks.slices().0.len();
+            for start in 0..=bytes.len() {
+                for end in start..=bytes.len() {
+                    let range = chunks.range(start..end);
+                    assert_eq!(joined(range), bytes[start..end], "{start}..{end} of {chunks:?}");
+                    let (first, second) = range.slices();
+                    assert_eq!(second.is_empty(), end <= wrap || start >= wrap, "{start}..{end} of {chunks:?}");
+                    assert!(start == end || first.as_ptr() == bytes[start..].as_ptr(), "nothing was copied");
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic = "out of range"]
+    fn a_range_that_is_not_there_is_refused() {
+        let _ = Chunks::new(&[1, 2], &[3]).range(1..4);
+    }
 }
