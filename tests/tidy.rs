@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("metrics", &["session::handler"]),
     ("net", &[]),
     ("random", &[]),
-    ("service", &["session::handler"]),
+    ("service", &["session::framing", "session::handler"]),
     ("session", &["sync"]),
     ("sync", &[]),
 ];

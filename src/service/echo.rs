@@ -6,6 +6,9 @@
 use std::sync::Arc;
 
 use super::{BadParameter, Bounds, Entry};
+use crate::session::framing::{Found, Framer, Framing};
+use crate::session::handler::{Chunks, Handler, Next, Pace, Reply, Service};
+use crate::session::mailbox::Address;
 use crate::session::handler::{Chunks, Handler, Next, Pace, Reply, Service};
 use crate::session::mailbox::Address;
 
@@ -59,13 +62,18 @@ impl Handler for Everything {
     }
 }
 
+/// Says one message and finishes.
 struct UntilNul;
+
+/// Of any length, since nothing of it is kept.
+const MESSAGE: Framing = Framing::Nul { most: u32::MAX };
 
 impl Handler for UntilNul {
     fn handle_input(&mut self, input: Chunks<'_>, _reply: &mut Reply<'_>) -> Next {
-        match input.position(0) {
-            Some(nul) => Next::Finish { forward: nul + 1 },
-            None => Next::Forward(input.len()),
+        match Framer::new(MESSAGE).find(input) {
+            Found::Frame { bytes, .. } => Next::Finish { forward: bytes },
+            // All of it is taken, so that the next call begins with a framer of its own.
+            _ => Next::Forward(input.len()),
         }
     }
 }

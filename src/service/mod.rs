@@ -1,7 +1,7 @@
 //! The services: pure protocols, each in a file of its own, and the registry that names them.
 //!
 //! Help text, configuration and the contract tests walk [`SERVICES`]; a new service gets all of them by its entry
-//! here. Nothing in this folder imports anything but `session::handler`. Read next: `echo.rs`.
+//! here. Nothing in this folder imports anything but `session::handler` and `session::framing`. Read next: `echo.rs`.
 
 mod echo;
 

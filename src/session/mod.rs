@@ -28,6 +28,7 @@
 //! Read next: `handler.rs` for the traits, `buffer.rs` for the rings, `table.rs` for who owns a session when.
 
 pub mod buffer;
+pub mod framing;
 pub mod handler;
 pub mod mailbox;
 pub mod state;
