@@ -181,7 +181,7 @@ fn sources() -> Vec<Source> {
     sources
 }
 
-/// All files of one kind under a folder.
+/// All files of one kind under a folder, but for what a compiler has left there.
 fn read_all(folder: &str, extension: &str) -> Vec<Source> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
@@ -189,7 +189,7 @@ fn read_all(folder: &str, extension: &str) -> Vec<Source> {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
         for path in entries.map(|entry| entry.expect("a folder can be listed").path()) {
             if path.is_dir() {
-                folders.push(path);
+                folders.extend((!path.ends_with("target")).then_some(path));
             } else if path.extension().is_some_and(|found| found == extension) {
                 found.extend(Source::read(path));
             }

@@ -1,5 +1,7 @@
 //! What seeded tests draw beside numbers; the generator is [`Random`]: the same seed, the same test.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use maitred::random::Random;
 
 pub(crate) trait Draw {
