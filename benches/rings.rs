@@ -145,7 +145,8 @@ impl Echo for InSession {
         let reasons = Reasons::READABLE | Reasons::WRITABLE;
         let (tally, calls) = (&mut Tally::default(), &mut Vec::new());
         let moment = Moment::new(self.clock, None, None, 0);
-        let mut means = Means { leases: &mut self.leases, budget_bytes: usize::MAX, moment, tally, calls };
+        let mut means =
+            Means { leases: &mut self.leases, budget_bytes: usize::MAX, moment, parallel: None, tally, calls };
         let end = self.session.turn(stream, reasons, &mut means);
         assert_eq!(end, TurnEnd::Idle);
     }

@@ -13,7 +13,6 @@ mod file;
 mod keys;
 mod listen;
 mod settings;
-mod units;
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -29,9 +28,9 @@ use crate::error::Error;
 use crate::service::Bounds;
 use crate::session::buffer::Leases;
 use crate::session::handler::Service;
+use crate::units::show_size;
 
 pub use self::settings::*;
-pub use self::units::{parse_duration, parse_size, show_duration, show_size};
 
 /// The engine when nobody names one: the one that the project is about.
 pub const ENGINE: &str = "pool";

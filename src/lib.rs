@@ -19,7 +19,7 @@
 //! - [`jobs`]: bounded pools for work that belongs on no worker;
 //! - [`engine`]: who waits for readiness and who runs the turns; `engine/pool` is the reference;
 //! - [`metrics`]: counters, histograms, stage times, the summary;
-//! - [`config`], [`cli`], [`error`], [`logging`], [`clock`]: what the user typed, and what the program runs with;
+//! - [`config`], [`units`], [`cli`], [`error`], [`logging`], [`clock`]: what the user typed, and what the program runs with;
 //! - [`daemon`]: all of it put together, with signals;
 //! - [`load`]: the load generator, which talks to any server; [`random`]: its seeded draws.
 //!
@@ -40,3 +40,4 @@ pub mod random;
 pub mod service;
 pub mod session;
 mod sync;
+pub mod units;

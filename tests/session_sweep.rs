@@ -329,7 +329,8 @@ fn turn(
     tally: &mut Tally,
 ) -> TurnEnd {
     let (moment, mut calls) = (Moment::new(Clock::start(), None, None, 0), Vec::new());
-    let end = session.turn(kernel, reasons, &mut Means { leases, budget_bytes, moment, tally, calls: &mut calls });
+    let means = &mut Means { leases, budget_bytes, moment, parallel: None, tally, calls: &mut calls };
+    let end = session.turn(kernel, reasons, means);
     assert!(calls.is_empty());
     end
 }

@@ -10,22 +10,24 @@ const LONGEST: usize = 600;
 
 /// Which modules of the crate each may import. An empty list imports none. A module that is not named here fails.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("cli", &["config", "engine", "load", "service"]),
+    ("cli", &["config", "engine", "load", "service", "units"]),
     ("clock", &[]),
-    ("config", &["cli", "error", "service", "session"]),
+    ("config", &["cli", "error", "service", "session", "units"]),
     ("daemon", &["cli", "clock", "config", "engine", "error", "logging", "metrics", "net"]),
-    ("engine", &["clock", "config", "error", "logging", "metrics", "net", "session", "sync"]),
+    ("engine", &["clock", "config", "error", "jobs", "logging", "metrics", "net", "session", "sync"]),
     ("error", &[]),
+    ("jobs", &["session::handler"]),
     ("lib", &[]),
-    ("load", &["cli", "clock", "config", "error", "logging", "metrics", "net", "random"]),
+    ("load", &["cli", "clock", "config", "error", "logging", "metrics", "net", "random", "units"]),
     ("logging", &["net"]),
     ("main", &["cli", "config", "daemon", "engine", "error", "load", "logging"]),
     ("metrics", &["session::handler"]),
     ("net", &[]),
     ("random", &[]),
-    ("service", &["session::framing", "session::handler"]),
-    ("session", &["sync"]),
+    ("service", &["session::framing", "session::handler", "session::mailbox", "units"]),
+    ("session", &["clock", "sync"]),
     ("sync", &[]),
+    ("units", &[]),
 ];
 
 /// What only these files may name, tests apart.
@@ -34,6 +36,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("epoll::", &["src/net/poller.rs"]),
     ("io_uring::", &["src/net/ring.rs"]),
     ("ringbuf::", &["src/session/buffer.rs"]),
+    ("rayon::", &["src/jobs.rs"]),
     ("memchr::", &["src/session/handler.rs"]),
     ("crossbeam_channel::", &["src/engine/pool/service_queue.rs", "src/logging.rs"]),
     ("hdrhistogram::", &["src/metrics/histogram.rs"]),

@@ -32,7 +32,7 @@ use std::time::Duration;
 use std::{env, io};
 
 use clap::{Args, Parser, Subcommand};
-use maitred::config::{parse_duration, parse_size};
+use maitred::units::{parse_duration, parse_size};
 use maitred::random::Random;
 
 /// What was typed after `cargo bench --bench limit --`.

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use clap::{Args as Arguments, ValueHint};
 
 use super::with_default;
-use crate::config::{show_duration, show_size};
 use crate::load::plan;
+use crate::units::{show_duration, show_size};
 
 /// The flags of `load`. None stands for a flag that was not given.
 #[derive(Arguments, Clone, Debug, Default)]

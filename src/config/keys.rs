@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::settings::{Limits, LowWater, Placement, Rearm, Settings, Wake, available_cores};
-use super::units::{parse_duration, parse_size, show_duration, show_size};
+use crate::units::{parse_duration, parse_size, show_duration, show_size};
 
 /// A setting as flags and files know it.
 pub(super) struct Key {

@@ -69,8 +69,8 @@ pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Con
     // Mail is announced by a nudge, and looked for after every wait.
     let mail = if connection.session.address().is_some() { Reasons::POSTED } else { Reasons::NONE };
     let mut heard = common.orders().stage(common.clock.now_ns());
-    let mut reasons = Reasons::RESUME | heard.reasons();
-    if !connection.speaks_first && heard.reasons().is_empty() {
+    let mut reasons = Reasons::RESUME | mail | heard.reasons();
+    if !connection.speaks_first && mail.is_empty() && heard.reasons().is_empty() {
         reasons = wait_for(common, connection, &ticks, now_tick());
     }
     loop {

@@ -46,7 +46,7 @@ impl Common {
     /// With so many desks.
     pub(super) fn new(start: &Start, desks: usize) -> Result<Common, Error> {
         let (settings, needs) = (start.settings.clone(), start.needs);
-        let jobs = needs.jobs.then(|| Jobs::start(settings.jobs, settings.job_backlog)).transpose();
+        let jobs = needs.jobs.then(|| Jobs::new(settings.jobs, settings.job_backlog));
         let desks = (0..desks).map(|_| Desk::new()).collect::<io::Result<_>>();
         let orders = Shared::<Orders>::new(1).map_err(|reason| Error::resource("share memory", reason))?;
         orders[0].set_timeouts(&settings.limits);
@@ -54,7 +54,7 @@ impl Common {
             settings,
             needs,
             clock: start.clock,
-            jobs: jobs.map_err(|reason| Error::resource("start the threads for jobs", reason))?,
+            jobs,
             orders,
             desks: desks.map_err(|reason| Error::resource("make a poller", reason))?,
             live: AtomicUsize::new(0),

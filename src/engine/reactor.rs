@@ -364,15 +364,17 @@ impl Sessions {
         let key = vacancy.key();
         let speaks_first = arrival.service.speaks_first();
         let connection = Connection::begin(arrival, key.to_u64(), Arc::clone(&self.reactor) as Arc<dyn Rouse>)?;
+        let has_mail = connection.session.address().is_some();
         let stage = reactor.common.orders().stage(now_ns);
         let watched = watch(&connection.socket, key, stage);
         watched.map_err(|reason| over_limit(format!("it cannot be watched: {reason}")))?;
         let tick = Clock::tick_of(now_ns);
         // Events of the new key can only be collected by this thread, in a later wait.
         vacancy.fill(connection, tick);
-        // One that was on its way from another front when the drain began hears of it here.
-        if speaks_first || stage != Stage::Open {
-            let _ = self.schedule(key, Reasons::RESUME | stage.reasons(), now_ns);
+        // One that was on its way from another front when the drain began hears of it here, and what was left for a session
+        // before its slot was filled told nobody.
+        if speaks_first || has_mail || stage != Stage::Open {
+            let _ = self.schedule(key, Reasons::RESUME | Reasons::POSTED | stage.reasons(), now_ns);
         }
         let visit_ticks = self.shortest_timeout_ticks();
         self.wheel.insert(key.index(), tick, visit_ticks);

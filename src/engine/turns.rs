@@ -22,7 +22,7 @@ use crate::metrics::stages::StageRecorder;
 use crate::net::socket::Socket;
 use crate::session::TurnEnd;
 use crate::session::buffer::{Budget, Leases};
-use crate::session::handler::{Call, Closed, Lane, Means, Moment, Tally};
+use crate::session::handler::{Call, Closed, Lane, Means, Moment, Parallel, Tally};
 use crate::session::mailbox::Address;
 use crate::session::state::Reasons;
 use crate::session::table::Ticks;
@@ -212,7 +212,8 @@ impl<'a> Turns<'a> {
         let (leases, calls) = (&mut self.leases, &mut self.calls);
         let budget_bytes = self.common.settings.budget_bytes;
         let Connection { session, socket, .. } = connection;
-        let mut means = Means { leases, budget_bytes, moment, tally: &mut tally, calls };
+        let parallel = self.common.jobs.as_ref().map(|jobs| jobs as &dyn Parallel);
+        let mut means = Means { leases, budget_bytes, moment, parallel, tally: &mut tally, calls };
         let turn = || session.turn(&mut wire.stream(socket), reasons, &mut means);
         let end = catch_unwind(AssertUnwindSafe(turn)).unwrap_or_else(|_| {
             error!("a session's service panicked; the session ends");

@@ -11,8 +11,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::config::{parse_duration, show_duration, shown};
+use crate::config::shown;
 use crate::random::Random;
+use crate::units::{parse_duration, show_duration};
 
 /// What a demand may be written as, as it follows "expected".
 pub const FORMS: &str = "fixed:10us, exp:10us, bimodal:90%:5us,10%:55us or lognormal:10us:1.5 (mean, sigma)";

@@ -11,11 +11,12 @@
 use std::time::Duration;
 
 use crate::cli::LoadArgs;
-use crate::config::{Scheme, parse_duration, parse_size, show_duration, show_size, shown, within};
+use crate::config::{Scheme, shown, within};
 use crate::error::Error;
 use crate::load::demand::{self, Demand, parse_decimal};
 use crate::load::search;
 use crate::load::target::{ServiceKind, Target};
+use crate::units::{parse_duration, parse_size, show_duration, show_size};
 
 /// One, so that what is measured is the server and not its queue.
 pub const CONNECTIONS: usize = 1;

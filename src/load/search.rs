@@ -10,7 +10,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::config::show_duration;
+use crate::units::show_duration;
 use crate::error::Error;
 use crate::load::plan::{Objective, Plan, RATES_PER_S};
 use crate::load::report::{Report, SearchPoint, SearchReport};

@@ -9,8 +9,6 @@ use super::{BadParameter, Bounds, Entry};
 use crate::session::framing::{Found, Framer, Framing};
 use crate::session::handler::{Chunks, Handler, Next, Pace, Reply, Service};
 use crate::session::mailbox::Address;
-use crate::session::handler::{Chunks, Handler, Next, Pace, Reply, Service};
-use crate::session::mailbox::Address;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "echo",

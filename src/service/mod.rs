@@ -3,6 +3,7 @@
 //! Help text, configuration and the contract tests walk [`SERVICES`]; a new service gets all of them by its entry
 //! here. Nothing in this folder imports anything but `session::handler` and `session::framing`. Read next: `echo.rs`.
 
+mod chat;
 mod echo;
 
 use std::sync::Arc;
@@ -49,7 +50,7 @@ pub struct BadParameter {
 }
 
 /// All services, in the order in which people are shown them.
-pub const SERVICES: &[Entry] = &[echo::ENTRY];
+pub const SERVICES: &[Entry] = &[echo::ENTRY, chat::ENTRY];
 
 /// The service of this name.
 pub fn find(name: &str) -> Option<&'static Entry> {

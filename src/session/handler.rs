@@ -43,7 +43,7 @@ pub trait Service: Send + Sync {
     /// How long one turn of this service can take; decides whether a poller may serve it by itself.
     fn pace(&self) -> Pace;
 
-    /// Whether it makes calls for [`Lane::Cpu`].
+    /// Whether it makes calls for [`Lane::Cpu`], or has work done [side by side](Reply::parallel).
     fn has_jobs(&self) -> bool {
         false
     }
@@ -299,6 +299,15 @@ pub enum Lane {
     Cpu,
 }
 
+/// Does the parts of one piece of work side by side.
+pub trait Parallel: Sync {
+    /// How many parts can be done at once.
+    fn width(&self) -> usize;
+
+    /// Calls `body` for each of `0..parts`, in any order, perhaps several at once, and returns when all are done.
+    fn for_each_part(&self, parts: usize, body: &(dyn Fn(usize) + Sync));
+}
+
 /// By whom and when a turn or a call is run.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
@@ -330,14 +339,15 @@ pub struct Reply<'a> {
     leases: &'a mut Leases,
     calls: &'a mut Vec<Box<dyn Call>>,
     moment: &'a Moment,
+    parallel: Option<&'a dyn Parallel>,
     room: usize,
 }
 
 impl<'a> Reply<'a> {
     /// A reply that appends to `outbound`, which has `room` for so many bytes.
     pub(super) fn new(outbound: &'a mut Outbound, means: &'a mut Means<'_>, room: usize) -> Self {
-        let Means { leases, calls, moment, .. } = means;
-        Reply { outbound, leases, calls, moment, room }
+        let Means { leases, calls, moment, parallel, .. } = means;
+        Reply { outbound, leases, calls, moment, parallel: *parallel, room }
     }
 
     /// Bytes that [`put`](Reply::put) takes now.
@@ -362,6 +372,11 @@ impl<'a> Reply<'a> {
         self.calls.push(call);
     }
 
+    /// By what work can be done side by side that one thread would take long for.
+    pub fn parallel(&self) -> Option<&'a dyn Parallel> {
+        self.parallel
+    }
+
     /// By whom and when the handler is called.
     pub fn moment(&self) -> &Moment {
         self.moment
@@ -376,6 +391,8 @@ pub struct Means<'a> {
     pub budget_bytes: usize,
     /// By whom and when it is run.
     pub moment: Moment,
+    /// By what a handler can have work done side by side.
+    pub parallel: Option<&'a dyn Parallel>,
     /// What was moved.
     pub tally: &'a mut Tally,
     /// Calls that the handler made: the engine runs them once the session is given back.

@@ -14,17 +14,32 @@
 //!   their number is bounded by the calls.
 //!
 //! `loom_models` below check the first two together with the state word. The chapter is `design/posting-less.md`. Read
-//! next: `state.rs`, which makes a turn of it; `Session::turn`, which takes what has come.
+//! next: `mail.rs`, which takes what has come.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
+use super::handler::Parallel;
+use super::mail::Backlog;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bytes that any number of sessions may be sent.
 pub type Message = Arc<[u8]>;
+
+/// A message of these parts, one behind the other.
+pub fn message_of(parts: &[&[u8]]) -> Message {
+    let bytes = parts.iter().map(|part| part.len()).sum();
+    let mut message: Message = std::iter::repeat_n(0, bytes).collect();
+    let mut left = Arc::get_mut(&mut message).expect("nobody else has it yet");
+    for part in parts {
+        let (now, later) = left.split_at_mut(part.len());
+        now.copy_from_slice(part);
+        left = later;
+    }
+    message
+}
 
 /// Where a session is reached by others, as long as they like; posts to one that has ended are [`Posted::Gone`].
 pub type Address = Arc<Mailbox>;
@@ -177,12 +192,14 @@ impl Mailbox {
     pub(super) fn take(&self, backlog: &mut Backlog) -> News {
         let mut inner = self.lock();
         inner.is_told = false;
-        if backlog.messages.is_empty() {
-            std::mem::swap(&mut backlog.messages, &mut inner.messages);
-        } else {
-            backlog.messages.append(&mut inner.messages);
-        }
+        backlog.append(&mut inner.messages);
         std::mem::take(&mut inner.news)
+    }
+
+    /// A message has been sent whole.
+    pub(super) fn note_sent(&self, message: &Message) {
+        self.held_bytes.fetch_sub(message.len(), Ordering::Relaxed);
+        self.held_messages.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Takes nothing more from others: all has been said.
@@ -234,58 +251,39 @@ impl Mailbox {
     }
 }
 
+/// Addresses for which one part is not worth being done beside others: some hundred microseconds of posts, which is more than
+/// it costs to wake a thread for them. Guess; see `design/broadcast.md`.
+const PART: usize = 2_048;
+
+/// Leaves one message for all of these but `except`; side by side if there are many and `parallel` is given. Returns when all
+/// have it, so that whoever sends several keeps their order. `handle_full` is told who had no room.
+pub fn post_to_all(
+    addresses: &[Address],
+    except: Option<&Address>,
+    message: &Message,
+    parallel: Option<&dyn Parallel>,
+    handle_full: &(dyn Fn(&Address) + Sync),
+) {
+    let post = |part: &[Address]| {
+        for address in part {
+            let is_meant = except.is_none_or(|except| !Arc::ptr_eq(address, except));
+            if is_meant && address.post(Message::clone(message)) == Posted::Full {
+                handle_full(address);
+            }
+        }
+    };
+    match parallel {
+        Some(parallel) if addresses.len() >= 2 * PART && parallel.width() > 1 => {
+            let parts: Vec<&[Address]> = addresses.chunks(PART).collect();
+            parallel.for_each_part(parts.len(), &|part| post(parts[part]));
+        }
+        _ => post(addresses),
+    }
+}
+
 impl fmt::Debug for Mailbox {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Mailbox").field("key", &self.key).field("limits", &self.limits).finish_non_exhaustive()
-    }
-}
-
-/// Messages that a session has taken and not yet sent, oldest first.
-#[derive(Default)]
-pub(super) struct Backlog {
-    messages: VecDeque<Message>,
-    /// Bytes of the first that have been sent.
-    sent: usize,
-}
-
-impl Backlog {
-    pub(super) fn is_empty(&self) -> bool {
-        self.messages.is_empty()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.messages.len()
-    }
-
-    /// What is left of each message.
-    pub(super) fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        let begun = |place: usize| if place == 0 { self.sent } else { 0 };
-        self.messages.iter().enumerate().map(move |(place, message)| &message[begun(place)..])
-    }
-
-    /// Drops what has left: `count` bytes. How many of them are not of this backlog.
-    pub(super) fn sent(&mut self, mut count: usize, mailbox: &Mailbox) -> usize {
-        while let Some(message) = self.messages.front() {
-            let left = message.len() - self.sent;
-            if count < left {
-                self.sent += count;
-                return 0;
-            }
-            count -= left;
-            mailbox.held_bytes.fetch_sub(message.len(), Ordering::Relaxed);
-            mailbox.held_messages.fetch_sub(1, Ordering::Relaxed);
-            self.messages.pop_front();
-            self.sent = 0;
-        }
-        count
-    }
-
-    /// Gives up the memory of a long list that has been sent.
-    pub(super) fn settle(&mut self) {
-        const KEPT: usize = 4;
-        if self.messages.is_empty() && self.messages.capacity() > KEPT {
-            self.messages = VecDeque::new();
-        }
     }
 }
 

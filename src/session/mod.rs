@@ -22,14 +22,15 @@
 //!   writable.
 //! - *slow-reader-stops-itself*: nothing is read while the ring is full of owed bytes.
 //! - *idle-holds-nothing*: after a turn with nothing unread and nothing owed the session holds no ring.
-//! - *messages-whole*: between the first byte of a message from the mailbox and its last, and between the first byte of
-//!   what the rings owe and the last, nothing else is sent.
+//!
+//! A session that hears of others has a mailbox as well, and may have calls in flight (`mail.rs`).
 //!
 //! Read next: `handler.rs` for the traits, `buffer.rs` for the rings, `table.rs` for who owns a session when.
 
 pub mod buffer;
 pub mod framing;
 pub mod handler;
+mod mail;
 pub mod mailbox;
 pub mod state;
 pub mod table;
@@ -38,7 +39,8 @@ use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 
 use buffer::{Gather, Inbound, Leases, Outbound, RING_SLICES, with_io_slices};
 use handler::{Chunks, Closed, Handler, Mailing, Means, Next, Reply, Sending, Tally};
-use mailbox::{Address, Backlog};
+use mail::{Backlog, Mail};
+use mailbox::Address;
 use state::Reasons;
 
 /// Slices of the longest write: as many as `writev` takes.
@@ -138,29 +140,10 @@ pub struct Session {
     mail: Option<Box<Mail>>,
 }
 
-/// The part of a session that has to do with its mailbox.
-struct Mail {
-    mailbox: Address,
-    /// Taken from the mailbox and not yet sent.
-    backlog: Backlog,
-    /// Calls that have not come back, and the most that there may be.
-    calls: u32,
-    most_calls: u32,
-    /// Somebody asks the handler to look for itself.
-    noted: bool,
-    /// What is sent first: the backlog, or what the rings owe. It stays so until all of that has left.
-    leads: bool,
-    sending: Sending,
-}
-
 impl Session {
     /// A session that has not had its first turn, reached by others at `mail`'s address, if they are to reach it.
     pub fn new(handler: Box<dyn Handler>, mail: Option<(Address, Mailing)>) -> Session {
-        let mail = mail.map(|(mailbox, mailing)| {
-            let (most_calls, sending) = (mailing.calls, mailing.sending);
-            let backlog = Backlog::default();
-            Box::new(Mail { mailbox, backlog, calls: 0, most_calls, noted: false, leads: false, sending })
-        });
+        let mail = mail.map(|(mailbox, mailing)| Box::new(Mail::new(mailbox, mailing)));
         Session {
             handler,
             inbound: Inbound::default(),
@@ -217,7 +200,8 @@ impl Session {
         means.leases.take_refused();
         self.room_in_vain = false;
         if reasons.intersects(Reasons::POSTED)
-            && let Err(closed) = self.collect(means.tally)
+            && let Some(mail) = &mut self.mail
+            && let Err(closed) = mail.collect(means.tally)
         {
             return TurnEnd::Closed(closed);
         }
@@ -244,23 +228,6 @@ impl Session {
         self.outbound.release(leases);
         if let Some(mail) = &self.mail {
             mail.mailbox.end();
-        }
-    }
-
-    /// Takes what has come by mail.
-    fn collect(&mut self, tally: &mut Tally) -> Result<(), Closed> {
-        let Some(mail) = &mut self.mail else { return Ok(()) };
-        let news = mail.mailbox.take(&mut mail.backlog);
-        tally.posts += news.posts;
-        tally.posts_refused += news.refused;
-        tally.post_wakes += news.wakes;
-        assert!(news.replies <= mail.calls, "only calls that were made come back");
-        mail.calls -= news.replies;
-        mail.noted |= news.noted;
-        match (news.failed, news.evicted) {
-            (true, _) => Err(Closed::Panicked),
-            (_, true) => Err(Closed::Evicted),
-            _ => Ok(()),
         }
     }
 
@@ -511,12 +478,10 @@ impl Session {
         Ok(count > 0)
     }
 
-    /// Whoever leads goes on until all of it has left, so that no message is cut by other bytes, and a stream that sends
-    /// from where the bytes lie is offered them in the same order again.
     fn choose_lead(&mut self) {
         let rings_owe = self.rings_owe() > 0;
         if let Some(mail) = &mut self.mail {
-            mail.leads = !mail.backlog.is_empty() && (mail.leads || !rings_owe);
+            mail.choose_lead(rings_owe);
         }
     }
 
@@ -533,12 +498,8 @@ impl Session {
         self.choose_lead();
     }
 
-    /// Of so many bytes, drops those that were of the backlog; how many others there are.
     fn mail_sent(&mut self, count: usize) -> usize {
-        match &mut self.mail {
-            Some(mail) => mail.backlog.sent(count, &mail.mailbox),
-            None => count,
-        }
+        self.mail.as_mut().map_or(count, |mail| mail.sent(count))
     }
 
     fn transition_end(&mut self, stream: &mut impl Stream, left_bytes: usize, leases: &mut Leases) -> TurnEnd {
@@ -591,7 +552,7 @@ impl Session {
 
     /// Whether nothing is owed, and no call will bring more.
     fn has_said_all(&self) -> bool {
-        self.rings_owe() == 0 && self.mail.as_ref().is_none_or(|mail| mail.backlog.is_empty() && mail.calls == 0)
+        self.rings_owe() == 0 && self.mail.as_ref().is_none_or(|mail| mail.has_said_all())
     }
 
     fn calls(&self) -> u32 {
@@ -600,7 +561,7 @@ impl Session {
 
     /// Whether one more call may be in flight.
     fn can_call(&self) -> bool {
-        self.mail.as_ref().is_none_or(|mail| mail.calls < mail.most_calls)
+        self.mail.as_ref().is_none_or(|mail| mail.can_call())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Quantities as people write them: durations (`250us`, `10ms`, `5s`) and sizes (`64`, `16KiB`, `1MiB`).
 //!
 //! Whole numbers only, so that what is printed reads back as the same quantity. Errors are the middle of a sentence:
-//! the value stands before them, what would have been right follows. Read next: `keys.rs`, which adds the ranges.
+//! the value stands before them, what would have been right follows. Read next: `config/keys.rs`, which adds the ranges.
 
 use std::time::Duration;
 

@@ -1,0 +1,229 @@
+//! `chat`: what one session says goes to every other session of its room.
+//!
+//! A message is copied once, out of the sender's ring into a reference-counted buffer that all recipients share; the last
+//! of them frees it. The sender posts to their mailboxes and never touches their sockets, so that one which takes nothing
+//! delays nobody: its mailbox fills, and then it is evicted, or misses messages, as the listener says. What one session says
+//! reaches each of the others in the order in which it was said.
+//!
+//! A room is a listener's own, or shared by all listeners of the process that name it. Read next: `session/mailbox.rs`; the
+//! chapter is `design/broadcast.md`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, Weak};
+
+use super::{BadParameter, Bounds, Entry};
+use crate::session::framing::{Found, Framer, Framing, LINE_BYTES_MAX};
+use crate::session::handler::{Chunks, Handler, Mailing, Next, Pace, Reply, Sending, Service};
+use crate::session::mailbox::{Address, Limits, Mailbox, Message, message_of, post_to_all};
+use crate::units::parse_size;
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "chat",
+    about: "what one client says goes to every other client of the room",
+    schemes: &["tcp"],
+    default_listeners: &[("tcp", 7010)],
+    parameters: &[
+        ("framing", "length|line"),
+        ("room", "NAME"),
+        ("mailbox", "SIZE"),
+        ("slow", "evict|drop"),
+        ("send", "vectored|mmsg"),
+        ("posts", "edge|each"),
+    ],
+    spared_by_idle_timeout: true,
+    build,
+};
+
+/// Bytes that may wait for one client. As much as some thousand lines, and more than a peer on a slow network takes in the
+/// second in which it is behind. Guess.
+const MAILBOX_BYTES: usize = 1 << 20;
+
+/// Messages that may wait, for each kibibyte of the mailbox: a message costs memory beside its bytes.
+const MESSAGES_PER_KIB: usize = 64;
+
+fn build(parameters: &[(String, String)], bounds: &Bounds) -> Result<Arc<dyn Service>, BadParameter> {
+    let mut framing = Framing::Length { least: 0, most: u32::try_from(bounds.max_frame_bytes).unwrap_or(u32::MAX) };
+    let mut limits = Limits { bytes: MAILBOX_BYTES, messages: 0, edge: true };
+    let (mut slow, mut sending, mut name) = (Slow::Evict, Sending::Vectored, None);
+    for (key, value) in parameters {
+        let bad = |expected: &str| Err(BadParameter { key: key.clone(), expected: expected.to_owned() });
+        match (key.as_str(), value.as_str()) {
+            ("framing", "length") => {}
+            ("framing", "line") => framing = Framing::Line { most: LINE_BYTES_MAX },
+            ("framing", _) => return bad("length or line"),
+            ("room", "") => return bad("the name of a room"),
+            ("room", value) => name = Some(value.to_owned()),
+            ("mailbox", value) => match parse_size(value) {
+                Ok(bytes @ 1..) => limits.bytes = bytes,
+                _ => return bad("a size from 1, as in 64KiB or 1MiB"),
+            },
+            ("slow", "evict") => slow = Slow::Evict,
+            ("slow", "drop") => slow = Slow::Drop,
+            ("slow", _) => return bad("evict or drop"),
+            ("send", "vectored") => sending = Sending::Vectored,
+            ("send", "mmsg") => sending = Sending::Each,
+            ("send", _) => return bad("vectored or mmsg"),
+            ("posts", "edge") => limits.edge = true,
+            ("posts", "each") => limits.edge = false,
+            ("posts", _) => return bad("edge or each"),
+            _ => unreachable!("the registry lets only these through"),
+        }
+    }
+    limits.messages = limits.bytes.div_ceil(1 << 10).saturating_mul(MESSAGES_PER_KIB);
+    let room = match name {
+        None => Arc::new(Room::new(framing)),
+        Some(name) => Room::named(&name, framing).ok_or_else(|| BadParameter {
+            key: "room".to_owned(),
+            expected: "the name of a room that is not framed otherwise already".to_owned(),
+        })?,
+    };
+    Ok(Arc::new(Chat { room, framing, slow, mailing: Mailing { limits, calls: 1, sending } }))
+}
+
+/// What becomes of a client that takes too little.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slow {
+    Evict,
+    /// It misses the messages for which there is no room.
+    Drop,
+}
+
+struct Chat {
+    room: Arc<Room>,
+    framing: Framing,
+    slow: Slow,
+    mailing: Mailing,
+}
+
+impl Service for Chat {
+    fn name(&self) -> &'static str {
+        ENTRY.name
+    }
+
+    fn mailbox(&self) -> Option<Mailing> {
+        Some(self.mailing)
+    }
+
+    fn open(&self, address: Option<&Address>) -> Box<dyn Handler> {
+        let address = Address::clone(address.expect("it was asked for"));
+        self.room.enter(&address);
+        let (room, slow) = (Arc::clone(&self.room), self.slow);
+        Box::new(Member { room, address, slow, framing: self.framing, framer: Framer::new(self.framing) })
+    }
+
+    fn pace(&self) -> Pace {
+        Pace::Brief
+    }
+
+    fn has_jobs(&self) -> bool {
+        true
+    }
+}
+
+/// Who hears each other.
+struct Room {
+    framing: Framing,
+    /// Copied by whoever comes or goes while somebody speaks, so that nobody who speaks to thousands holds the lock.
+    members: Mutex<Arc<Vec<Address>>>,
+}
+
+/// Rooms by name, as long as a listener or a client is in one.
+static NAMED: LazyLock<Mutex<HashMap<String, Weak<Room>>>> = LazyLock::new(Mutex::default);
+
+impl Room {
+    fn new(framing: Framing) -> Room {
+        Room { framing, members: Mutex::default() }
+    }
+
+    /// The room of this name, unless its members frame otherwise.
+    fn named(name: &str, framing: Framing) -> Option<Arc<Room>> {
+        let mut named = NAMED.lock().expect("no thread panics while it holds this lock");
+        named.retain(|_, room| room.strong_count() > 0);
+        if let Some(room) = named.get(name).and_then(Weak::upgrade) {
+            return (room.framing == framing).then_some(room);
+        }
+        let room = Arc::new(Room::new(framing));
+        named.insert(name.to_owned(), Arc::downgrade(&room));
+        Some(room)
+    }
+
+    fn enter(&self, address: &Address) {
+        self.with_members(|members| members.push(Address::clone(address)));
+    }
+
+    fn leave(&self, address: &Address) {
+        self.with_members(|members| {
+            let place = members.iter().position(|member| Arc::ptr_eq(member, address));
+            members.swap_remove(place.expect("who leaves has entered"));
+        });
+    }
+
+    fn members(&self) -> Arc<Vec<Address>> {
+        Arc::clone(&self.members.lock().expect("no thread panics while it holds this lock"))
+    }
+
+    fn with_members(&self, change: impl FnOnce(&mut Vec<Address>)) {
+        change(Arc::make_mut(&mut self.members.lock().expect("no thread panics while it holds this lock")));
+    }
+}
+
+/// One client in a room.
+struct Member {
+    room: Arc<Room>,
+    address: Address,
+    slow: Slow,
+    framing: Framing,
+    framer: Framer,
+}
+
+impl Member {
+    fn say(&self, body: Chunks<'_>, reply: &Reply<'_>) {
+        let message = framed(self.framing, body);
+        let handle_full = |address: &Address| match self.slow {
+            Slow::Evict => Mailbox::evict(address),
+            Slow::Drop => {}
+        };
+        post_to_all(&self.room.members(), Some(&self.address), &message, reply.parallel(), &handle_full);
+    }
+}
+
+impl Handler for Member {
+    fn handle_input(&mut self, input: Chunks<'_>, reply: &mut Reply<'_>) -> Next {
+        match self.framer.find(input) {
+            Found::Frame { body, bytes } => {
+                self.say(body, reply);
+                Next::Discard(bytes)
+            }
+            Found::Part { bytes } => Next::Gather(bytes),
+            Found::More => Next::More,
+            Found::TooShort => unreachable!("an empty message is one"),
+            Found::TooLong => Next::Reject("the message is longer than is allowed"),
+        }
+    }
+
+    /// A last line that nobody ended is one all the same.
+    fn handle_end(&mut self, rest: Chunks<'_>, reply: &mut Reply<'_>) -> Next {
+        if matches!(self.framing, Framing::Line { .. }) && !rest.is_empty() {
+            self.say(rest, reply);
+        }
+        Next::Finish { forward: 0 }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.room.leave(&self.address);
+    }
+}
+
+/// The message as it goes to everybody else.
+fn framed(framing: Framing, body: Chunks<'_>) -> Message {
+    let (first, second) = body.slices();
+    match framing {
+        Framing::Length { .. } => {
+            let length = u32::try_from(body.len()).expect("a frame says its length in 32 bits").to_be_bytes();
+            message_of(&[&length, first, second])
+        }
+        _ => message_of(&[first, second, b"\n"]),
+    }
+}
