@@ -32,8 +32,8 @@ use std::time::Duration;
 use std::{env, io};
 
 use clap::{Args, Parser, Subcommand};
-use maitred::units::{parse_duration, parse_size};
 use maitred::random::Random;
+use maitred::units::{parse_duration, parse_size};
 
 /// What was typed after `cargo bench --bench limit --`.
 #[derive(Parser)]

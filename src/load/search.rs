@@ -10,12 +10,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::units::show_duration;
 use crate::error::Error;
 use crate::load::plan::{Objective, Plan, RATES_PER_S};
 use crate::load::report::{Report, SearchPoint, SearchReport};
 use crate::load::{Outcome, run as run_once, table};
 use crate::logging::Log;
+use crate::units::show_duration;
 
 /// The search ends when the gaps on both sides of what is undecided are this narrow: a few per cent are what repeated
 /// runs on a shared machine can tell apart.

@@ -128,8 +128,8 @@ macro_rules! snapshot {
 snapshot! {
     /// What one thread's turns came to.
     TurnSummary of TurnCounters {
-        turns, read_bytes, written_bytes, read_blocks, write_blocks, budget_stops, starved, again, carried, parks,
-        yields, worker_wakes, poller_wakes,
+        turns, calls, jobs_refused, posts, posts_refused, post_wakes, read_bytes, written_bytes, read_blocks, write_blocks,
+        budget_stops, starved, again, carried, parks, yields, worker_wakes, poller_wakes,
     }
 }
 
@@ -165,8 +165,20 @@ pub const ACCEPTING: &[&str] = &["accepted", "turned_away", "broken_opens", "acc
 pub const POLLING: &[&str] = &["polls", "events", "events_max", "noted", "stale", "timer_visits"];
 
 /// Counters of a turn, on every engine.
-pub const TURNS: &[&str] =
-    &["turns", "read_bytes", "written_bytes", "read_blocks", "write_blocks", "budget_stops", "starved"];
+pub const TURNS: &[&str] = &[
+    "turns",
+    "calls",
+    "jobs_refused",
+    "posts",
+    "posts_refused",
+    "post_wakes",
+    "read_bytes",
+    "written_bytes",
+    "read_blocks",
+    "write_blocks",
+    "budget_stops",
+    "starved",
+];
 
 /// At most this many workers get a line of their own on the screen; JSON has them all.
 const WORKER_LINES: usize = 8;
@@ -211,6 +223,7 @@ impl fmt::Display for Summary {
             write!(out, "processes  busy {busy}  idle {idle}  starting {starting}  leaving {leaving}")?;
             writeln!(out, "  hanging {hanging}  ended {ended}")?;
         }
+        self.write_mail(out)?;
         write!(out, "accepting")?;
         write_known(out, &[("turned away", poller.turned_away), ("pauses", poller.accept_pauses)])?;
         write_known(out, &[("timeouts looked at", poller.timer_visits)])?;
@@ -230,6 +243,19 @@ impl fmt::Display for Summary {
 }
 
 impl Summary {
+    /// Where anything was posted or called.
+    fn write_mail(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = || self.worker_turns.iter().chain(&self.poller_turns);
+        let sum = |count: fn(&TurnSummary) -> Option<u64>| all().filter_map(count).sum::<u64>();
+        let (posts, refused, wakes) = (sum(|t| t.posts), sum(|t| t.posts_refused), sum(|t| t.post_wakes));
+        let (calls, inline) = (sum(|t| t.calls), sum(|t| t.jobs_refused));
+        if posts + refused + wakes + calls > 0 {
+            write!(out, "mail       posts {posts}  refused {refused}  told {wakes} times")?;
+            writeln!(out, "   calls {calls}  jobs run inline {inline}")?;
+        }
+        Ok(())
+    }
+
     fn write_threads(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             out,

@@ -81,10 +81,19 @@ impl Process {
 
     /// Where its first listener for this service is.
     pub(crate) fn address_of(&self, service: &str) -> SocketAddr {
+        *self.addresses_of(service).first().expect("a ready line for each")
+    }
+
+    /// Where its listeners are.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.addresses_of("")
+    }
+
+    fn addresses_of(&self, service: &str) -> Vec<SocketAddr> {
         let begin = format!("listening {service}");
-        let line = self.ready_lines.iter().find(|line| line.starts_with(&begin)).expect("a ready line for each");
-        let (_, address) = line.split_once("://").expect("a ready line names an address");
-        address.parse().expect("an address with its port")
+        let lines = self.ready_lines.iter().filter(|line| line.starts_with(&begin));
+        let addresses = lines.map(|line| line.split_once("://").expect("a ready line names an address").1);
+        addresses.map(|address| address.parse().expect("an address with its port")).collect()
     }
 
     /// The process and all that descend from it, as far as their parents still run.
