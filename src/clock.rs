@@ -1,9 +1,9 @@
 //! Time, for the parts of the daemon that are allowed to know it: nanoseconds and ticks since the daemon started.
 //!
-//! The only caller of `Instant::now`. Sessions and services never see it; engines read it once per batch and hand the
-//! tick on.
+//! The only caller of `Instant::now` and `SystemTime::now`. Sessions and handlers never see it; engines read it once per
+//! batch and hand the tick on. The services that tell the time are given [`wall_time`] when they are built.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Length of a tick, the unit of idle and write timeouts: fine enough for a timeout of 100 ms, coarse enough that ten
 /// thousand idle sessions cost a few wake-ups a second.
@@ -14,6 +14,11 @@ pub const TICK: Duration = Duration::from_millis(10);
 pub fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// The date and the time of day, as the system has it: for telling people, and nothing that is measured.
+pub fn wall_time() -> SystemTime {
+    SystemTime::now()
 }
 
 /// Ticks from `since` to `now`; none if `since` is the later one, as it can be for a thread that read `now` first.

@@ -171,6 +171,7 @@ fn wrong_files_are_named_with_line_key_and_what_was_expected() {
 
 #[test]
 fn wrong_listeners_in_a_file_are_named_with_line_and_key() {
+    let services: Vec<&str> = maitred::service::SERVICES.iter().map(|entry| entry.name).collect();
     let table = [
         ("listen = []", "F:1: listen: the list is empty; expected at least one [[listen]] table"),
         (
@@ -188,7 +189,7 @@ fn wrong_listeners_in_a_file_are_named_with_line_and_key() {
         ),
         (
             "[[listen]]\nservice = \"ehco\"\nscheme = \"tcp\"\naddress = \"127.0.0.1:0\"",
-            "F:2: listen.service: ehco is not a service; expected echo",
+            &format!("F:2: listen.service: ehco is not a service; expected one of {}", services.join(", ")),
         ),
         (
             "[[listen]]\nservice = \"echo\"\nscheme = \"sctp\"\naddress = \"127.0.0.1:0\"",

@@ -11,6 +11,8 @@
 //! To hold them on one engine only: `MAITRED_TEST_ENGINE=pool cargo test --test engine_contract`; so also `faults`,
 //! `signals` and `faulty_services`, where the rest of the contract is.
 
+#[path = "support/chargen.rs"]
+mod chargen;
 #[path = "support/client.rs"]
 mod client;
 #[path = "support/daemon.rs"]
@@ -20,9 +22,10 @@ mod engines;
 #[path = "support/process.rs"]
 mod process;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::thread;
+use std::time::SystemTime;
 
 use maitred::config::AtOnce::{self, Many, One};
 use maitred::config::{ENGINE, EngineInfo, Scheme};
@@ -276,6 +279,98 @@ conversations! {
         }
         10
     };
+    discard_of_nothing_is_a_fin: One Plain "discard" "" FINISHED, |server| {
+        let mut client = Client::connect(server);
+        client.finish();
+        client.expect_end();
+        1
+    };
+    discard_takes_everything_and_says_nothing: One Core "discard" "" FINISHED, |server| {
+        let mut client = Client::connect(server);
+        for round in 0..40 {
+            client.send(&text(1 + round * 1_300, round));
+        }
+        client.finish();
+        client.expect_end();
+        1
+    };
+    discard_from_a_client_that_stays: One Plain "discard" "" DRAINED, |server| {
+        let mut client = Client::connect(server);
+        client.send(&text(100_000, 0));
+        std::mem::forget(client);
+        1
+    };
+    chargen_goes_on_until_the_client_has_left: One Core "chargen" "" BROKEN, |server| {
+        let mut client = Client::connect(server);
+        client.expect(&chargen::pattern(500_000));
+        1
+    };
+    chargen_to_a_slow_reader: One Core "chargen" "" BROKEN, |server| {
+        let mut client = Client::connect_small(server);
+        // More than the kernel holds for it: the daemon has had to stop many times.
+        for piece in chargen::pattern(400_000).chunks(601) {
+            client.expect(piece);
+        }
+        1
+    };
+    chargen_goes_on_after_a_half_close: One Core "chargen" "" BROKEN, |server| {
+        let mut client = Client::connect(server);
+        client.finish();
+        client.expect(&chargen::pattern(500_000));
+        1
+    };
+    chargen_to_a_client_that_talks: One Core "chargen" "" BROKEN, |server| {
+        let mut client = Client::connect(server);
+        let pattern = chargen::pattern(300_000);
+        for (round, piece) in pattern.chunks(10_000).enumerate() {
+            client.send(&text(1_000, round));
+            client.expect(piece);
+        }
+        1
+    };
+    chargen_to_clients_that_come_and_go: One Plain "chargen" "" BROKEN, |server| {
+        for round in 0..20 {
+            let mut client = Client::connect(server);
+            client.expect(&chargen::pattern(round * 100));
+            if round % 2 == 0 {
+                client.reset();
+            }
+        }
+        20
+    };
+    chargen_to_clients_beside_each_other: Many Plain "chargen" "" BROKEN, |server| {
+        let mut clients: Vec<Client> = (0..10).map(|_| Client::connect(server)).collect();
+        for piece in chargen::pattern(200_000).chunks(50_000) {
+            clients.iter_mut().for_each(|client| client.expect(piece));
+        }
+        10
+    };
+    daytime_is_a_line_and_a_fin: One Core "daytime" "" LEFT, |server| {
+        let told = told(server, |_| {});
+        assert!(told.is_ascii() && told.ends_with(b"-UTC\r\n") && told.len() <= 64, "{}", told.escape_ascii());
+        1
+    };
+    daytime_to_a_client_that_talks: One Plain "daytime" "" LEFT, |server| {
+        let told = told(server, |client| client.send(b"what time is it?\r\n"));
+        assert!(told.ends_with(b"-UTC\r\n"), "{}", told.escape_ascii());
+        1
+    };
+    daytime_to_a_client_that_has_finished: One Plain "daytime" "" LEFT, |server| {
+        let told = told(server, Client::finish);
+        assert!(told.ends_with(b"-UTC\r\n"), "{}", told.escape_ascii());
+        1
+    };
+    time_is_four_bytes_and_a_fin: One Core "time" "" LEFT, |server| {
+        let before = seconds_since_1900();
+        let told = u32::from_be_bytes(told(server, |_| {}).try_into().expect("four bytes"));
+        // It may pass 2036 in between.
+        assert!(told.wrapping_sub(before) <= seconds_since_1900().wrapping_sub(before), "{told} and {before}");
+        1
+    };
+    time_to_a_client_that_has_finished: One Plain "time" "" LEFT, |server| {
+        assert_eq!(told(server, Client::finish).len(), 4);
+        1
+    };
 }
 
 const FINISHED: &[&str] = &["finished"];
@@ -283,6 +378,8 @@ const FINISHED: &[&str] = &["finished"];
 const LEFT: &[&str] = &["finished", "drained", "reset", "peer_closed"];
 const DRAINED: &[&str] = &["drained"];
 const ANY: &[&str] = &["finished", "drained", "reset", "peer_closed"];
+/// Nothing more could be sent.
+const BROKEN: &[&str] = &["reset", "peer_closed"];
 
 /// Requests of all sizes from clients that are all there at once, and as many answers.
 fn echo_to(count: usize, server: SocketAddr) -> u64 {
@@ -299,6 +396,20 @@ fn echo_to(count: usize, server: SocketAddr) -> u64 {
     clients.iter_mut().for_each(Client::finish);
     clients.iter_mut().for_each(Client::expect_end);
     count as u64
+}
+
+/// All that the daemon says to a client that does this first.
+fn told(server: SocketAddr, first: fn(&mut Client)) -> Vec<u8> {
+    let mut client = Client::connect(server);
+    first(&mut client);
+    let mut told = Vec::new();
+    client.0.read_to_end(&mut told).expect("the daemon ends the connection in order");
+    told
+}
+
+fn seconds_since_1900() -> u32 {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("the clock is set");
+    (since_1970.as_secs() + 70 * 365 * 86_400 + 17 * 86_400) as u32
 }
 
 fn say_and_finish(server: SocketAddr, len: usize) -> u64 {

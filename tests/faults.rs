@@ -283,6 +283,23 @@ fn a_reader_that_never_reads_stops_only_itself_and_runs_into_the_write_timeout()
 }
 
 #[test]
+fn a_speech_that_nobody_hears_stops_and_runs_into_the_write_timeout() {
+    for_each_engine(One, LEFT_OUT, |engine| {
+        let flags = ["--listen", "chargen=tcp://127.0.0.1:0", "--workers", "1", "--write-timeout", "300ms"];
+        let daemon = Daemon::echo(engine.name, &flags);
+        let _deaf = Client::connect_small(daemon.address());
+        wait_until("the daemon has given up", || {
+            let [accepted, open, ring_bytes] = daemon.summary_now();
+            // The session's, and one that each of two threads may have kept.
+            assert!(ring_bytes <= 3 * (64 << 10), "{ring_bytes} bytes for one speech");
+            accepted == 1 && open == 0
+        });
+        let summary = daemon.drain();
+        assert_eq!(summary.closed("write_timeout"), 1, "{summary:?}");
+    });
+}
+
+#[test]
 fn silence_ends_a_session_and_spares_the_others() {
     for_each_engine(One, LEFT_OUT, |engine| {
         let daemon = Daemon::echo(engine.name, &["--idle-timeout", "3s"]);

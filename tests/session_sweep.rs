@@ -8,6 +8,8 @@
 //!
 //! A failure prints its seed and the command that replays it. `MAITRED_SEEDS=100000` sweeps longer.
 
+#[path = "support/chargen.rs"]
+mod chargen;
 #[path = "support/handlers.rs"]
 mod handlers;
 #[path = "support/kernel.rs"]
@@ -82,9 +84,10 @@ impl Case {
 
 fn any_plan(random: &mut Random) -> Plan {
     let bytes = random.pick(&[0, 1, 5, 30, 100]);
-    match random.below(6) {
+    match random.below(7) {
         0 => Plan::Echo,
         1 => Plan::EchoUntilNul,
+        5 => Plan::Discard,
         2 => Plan::Lines,
         3 => Plan::Greeter { bytes },
         4 => Plan::Flood { bytes },
@@ -156,8 +159,9 @@ fn answers_of_every_kind_mix() {
 #[test]
 fn a_peer_that_resets_ends_its_session() {
     sweep("a_peer_that_resets_ends_its_session", |random| {
-        let plan = match random.below(3) {
+        let plan = match random.below(6) {
             0 => Plan::Flood { bytes: usize::MAX >> 8 },
+            1 => Plan::Chargen,
             _ => any_plan(random),
         };
         let mut case = Case::new(plan, random);
@@ -170,7 +174,8 @@ fn a_peer_that_resets_ends_its_session() {
 #[test]
 fn a_peer_that_never_reads_stops_its_session() {
     sweep("a_peer_that_never_reads_stops_its_session", |random| {
-        let mut case = Case::new(any_plan(random), random);
+        let plan = if random.once_in(4) { Plan::Chargen } else { any_plan(random) };
+        let mut case = Case::new(plan, random);
         case.peer.reads = false;
         case
     });
@@ -338,8 +343,9 @@ fn turn(
 fn check_end(case: &Case, closed: Option<Closed>, kernel: &Kernel, promise: &Promise, books: &Books) {
     assert!(promise.bytes.starts_with(&kernel.received), "output-in-order");
     let (expected, ending) = match case.plan {
-        // Too long to spell out, and cut short by the reset.
+        // Too long to spell out, and cut short by the reset or by who does not read.
         Plan::Flood { bytes } if bytes > 1_000 => (promise.bytes.clone(), Ending::Open),
+        Plan::Chargen => (promise.bytes.clone(), Ending::Open),
         _ => case.plan.outcome(&case.peer.input, case.peer.sends_fin, case.ring_bytes),
     };
     assert!(expected.starts_with(&kernel.received), "how input is split never changes output");

@@ -24,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("metrics", &["session::handler"]),
     ("net", &[]),
     ("random", &[]),
-    ("service", &["session::framing", "session::handler", "session::mailbox", "units"]),
+    ("service", &["clock::wall_time", "session::framing", "session::handler", "session::mailbox", "units"]),
     ("session", &["clock", "sync"]),
     ("sync", &[]),
     ("units", &[]),
@@ -44,7 +44,9 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("nix::", &["src/net/children.rs", "src/net/nudge.rs", "src/net/process.rs"]),
     ("signal_hook::", &["src/load/interrupt.rs"]),
     ("clap::", &["src/cli.rs", "src/main.rs"]),
+    ("jiff::", &["src/service/daytime.rs"]),
     ("Instant::now", &["src/clock.rs"]),
+    ("SystemTime::now", &["src/clock.rs"]),
 ];
 
 #[test]

@@ -10,6 +10,8 @@ use std::time::Duration;
 use maitred::service::{self, Bounds};
 use maitred::session::handler::{Chunks, Handler, Next, Reply};
 
+use crate::chargen;
+
 /// A handler, with its parameters.
 #[derive(Clone, Debug)]
 pub(crate) enum Plan {
@@ -17,6 +19,10 @@ pub(crate) enum Plan {
     Echo,
     /// The same with `terminator=nul`.
     EchoUntilNul,
+    /// The service of the registry.
+    Discard,
+    /// The service of the registry: has no end of its own.
+    Chargen,
     /// Each line is answered with its length, then the line.
     Lines,
     /// The input is a program of answers.
@@ -40,16 +46,18 @@ pub(crate) enum Ending {
 
 impl Plan {
     pub(crate) fn open(&self, witness: Witness, ring_bytes: usize, piece: usize) -> Box<dyn Handler> {
-        let echo = |parameters: &[(&str, &str)]| {
-            let entry = service::find("echo").expect("echo is a service");
+        let service = |name: &str, parameters: &[(&str, &str)]| {
+            let entry = service::find(name).expect("it is registered");
             let parameters: Vec<_> = parameters.iter().map(|&(key, value)| (key.into(), value.into())).collect();
             let bounds = Bounds { max_frame_bytes: 1 << 20, max_demand: Duration::from_secs(10) };
-            entry.build(&parameters, &bounds).expect("echo takes its own parameter").open(None)
+            entry.build(&parameters, &bounds).expect("it takes its own parameters").open(None)
         };
         let speaker = Speaker { witness: witness.clone(), left: 0, from: 0, piece: piece.min(ring_bytes) };
         let inner: Box<dyn Handler> = match *self {
-            Plan::Echo => echo(&[]),
-            Plan::EchoUntilNul => echo(&[("terminator", "nul")]),
+            Plan::Echo => service("echo", &[]),
+            Plan::EchoUntilNul => service("echo", &[("terminator", "nul")]),
+            Plan::Discard => service("discard", &[]),
+            Plan::Chargen => Box::new(Overheard { inner: service("chargen", &[]), witness: witness.clone(), said: 0 }),
             Plan::Lines => Box::new(Lines { witness: witness.clone() }),
             Plan::Program => Box::new(Program { speaker, state: State::Command, ended: false }),
             Plan::Greeter { bytes } => Box::new(Greeter { speaker, bytes, farewell: false }),
@@ -67,6 +75,8 @@ impl Plan {
                 Some(nul) => (input[..=nul].to_vec(), Ending::Finished),
                 None => (input.to_vec(), ending),
             },
+            Plan::Discard => (Vec::new(), ending),
+            Plan::Chargen => unreachable!("what it owes has no end"),
             Plan::Lines => lines_outcome(input, fin, ring_bytes),
             Plan::Program => program_outcome(input, fin, ring_bytes),
             Plan::Greeter { bytes } => {
@@ -109,11 +119,15 @@ impl Witness {
         let said = reply.put(bytes);
         assert!(!said || bytes.len() <= room, "no more is taken than there is room for");
         if said {
-            let mut promise = self.look();
-            promise.bytes.extend_from_slice(bytes);
-            promise.segments.push_back((false, bytes.len()));
+            self.note_said(bytes);
         }
         said
+    }
+
+    fn note_said(&self, bytes: &[u8]) {
+        let mut promise = self.look();
+        promise.bytes.extend_from_slice(bytes);
+        promise.segments.push_back((false, bytes.len()));
     }
 
     fn note(&self, next: Next, shown: Chunks<'_>, is_input: bool) {
@@ -186,6 +200,45 @@ impl Handler for Witnessed {
         let next = self.inner.handle_end(rest, reply);
         self.witness.note(next, rest, false);
         next
+    }
+}
+
+/// `chargen`, of which it is known what it has to say, and is seen how much it says at a time.
+struct Overheard {
+    inner: Box<dyn Handler>,
+    witness: Witness,
+    said: usize,
+}
+
+impl Overheard {
+    fn hear(&mut self, reply: &mut Reply<'_>, ask: impl FnOnce(&mut dyn Handler, &mut Reply<'_>) -> Next) -> Next {
+        let room = reply.room();
+        let next = ask(&mut *self.inner, reply);
+        let from = self.said;
+        self.said += room - reply.room();
+        if self.said > from {
+            let bytes: Vec<u8> = (from..self.said).map(chargen::byte_at).collect();
+            self.witness.note_said(&bytes);
+        }
+        next
+    }
+}
+
+impl Handler for Overheard {
+    fn handle_open(&mut self, reply: &mut Reply<'_>) -> Next {
+        self.hear(reply, |inner, reply| inner.handle_open(reply))
+    }
+
+    fn handle_input(&mut self, input: Chunks<'_>, reply: &mut Reply<'_>) -> Next {
+        self.hear(reply, |inner, reply| inner.handle_input(input, reply))
+    }
+
+    fn handle_room(&mut self, reply: &mut Reply<'_>) -> Next {
+        self.hear(reply, |inner, reply| inner.handle_room(reply))
+    }
+
+    fn handle_end(&mut self, rest: Chunks<'_>, reply: &mut Reply<'_>) -> Next {
+        self.hear(reply, |inner, reply| inner.handle_end(rest, reply))
     }
 }
 

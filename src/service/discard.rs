@@ -1,0 +1,46 @@
+//! `discard`: everything is read and dropped (RFC 863); after the client's FIN, FIN.
+//!
+//! The least that a service can be: one answer. The bytes are dropped where they lie, so the ring that they came into is
+//! empty again at once, and the session holds nothing between two turns.
+
+use std::sync::Arc;
+
+use super::{BadParameter, Bounds, Entry};
+use crate::session::handler::{Chunks, Handler, Next, Pace, Reply, Service};
+use crate::session::mailbox::Address;
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "discard",
+    about: "reads everything and says nothing; after the client's FIN, FIN",
+    schemes: &["tcp"],
+    default_listeners: &[("tcp", 7009)],
+    parameters: &[],
+    spared_by_idle_timeout: false,
+    build,
+};
+
+fn build(_parameters: &[(String, String)], _bounds: &Bounds) -> Result<Arc<dyn Service>, BadParameter> {
+    Ok(Arc::new(Discard))
+}
+
+struct Discard;
+
+impl Service for Discard {
+    fn name(&self) -> &'static str {
+        ENTRY.name
+    }
+
+    fn open(&self, _address: Option<&Address>) -> Box<dyn Handler> {
+        Box::new(Discard)
+    }
+
+    fn pace(&self) -> Pace {
+        Pace::Brief
+    }
+}
+
+impl Handler for Discard {
+    fn handle_input(&mut self, input: Chunks<'_>, _reply: &mut Reply<'_>) -> Next {
+        Next::Discard(input.len())
+    }
+}
