@@ -322,6 +322,22 @@ fn silence_ends_a_session_and_spares_the_others() {
     });
 }
 
+#[test]
+fn a_peer_that_takes_little_at_a_time_runs_into_no_timeout() {
+    for_each_engine(One, LEFT_OUT, |engine| {
+        let daemon = Daemon::echo(engine.name, &["--idle-timeout", "2s", "--write-timeout", "2s"]);
+        let mut client = Client::stuffed(daemon.address());
+        let begin = Instant::now();
+        // Far too little at a time for the kernel to call the socket writable.
+        while begin.elapsed() < Duration::from_secs(7) {
+            client.0.read_exact(&mut [0; 512]).expect("it is not cut off");
+            pause();
+        }
+        let [_, open, _] = daemon.summary_now();
+        assert_eq!(open, 1, "{}", daemon.process.messages());
+    });
+}
+
 /// Between two acts of somebody who is active and in no hurry, so that a dozen engines can be tested at once.
 fn pause() {
     thread::sleep(Duration::from_millis(5));

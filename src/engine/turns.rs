@@ -175,20 +175,25 @@ impl<'a> Turns<'a> {
         // come or left meanwhile, and the kernel reports a socket writable only when much of it is free.
         let is_timed = reasons.intersects(Reasons::TIMER);
         let reasons = if is_timed { reasons | Reasons::WRITABLE } else { reasons };
+        // For what no event tells: input behind the budget, room in the socket that the kernel does not report.
+        let note_activity = || ticks.last_ready.store(tick.load(Ordering::Acquire), Ordering::Relaxed);
         if reasons.intersects(Reasons::POSTED) {
             // A session is not idle that others write to, or whose calls come back.
-            ticks.last_ready.store(tick.load(Ordering::Acquire), Ordering::Relaxed);
+            note_activity();
         }
         let Turn { end, moved } = self.advance(connection, wire, ticks, reasons, tick, moment);
         match end {
             TurnEnd::Again => {
                 self.counters.budget_stops.add(1);
-                // The next turn comes of this one, not of an event that somebody would note.
-                ticks.last_ready.store(tick.load(Ordering::Acquire), Ordering::Relaxed);
+                note_activity();
+                end
+            }
+            TurnEnd::Idle if is_timed && moved => {
+                note_activity();
                 end
             }
             // One that waits for memory is not silent: what it sent may still lie in the kernel.
-            TurnEnd::Idle if is_timed && !moved => {
+            TurnEnd::Idle if is_timed => {
                 poll_overdue(self.common, connection, ticks, tick).map_or(end, TurnEnd::Closed)
             }
             TurnEnd::Starved => {

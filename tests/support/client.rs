@@ -83,6 +83,26 @@ impl Client {
         Client::from_stream(socket.into())
     }
 
+    /// One that has sent until nothing more is taken, and has read nothing.
+    #[track_caller]
+    pub(crate) fn stuffed(address: SocketAddr) -> Client {
+        let mut client = Client::connect_small(address);
+        client.0.set_nonblocking(true).expect("a socket");
+        let chunk = text(16 << 10, 5);
+        let mut stalls = 0;
+        while stalls < 20 {
+            match client.0.write(&chunk) {
+                Ok(written) if written > 0 => stalls = 0,
+                _ => {
+                    stalls += 1;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+        client.0.set_nonblocking(false).expect("a socket");
+        client
+    }
+
     pub(crate) fn from_stream(stream: TcpStream) -> Client {
         stream.set_nodelay(true).expect("a TCP socket has the option");
         stream.set_read_timeout(Some(DEADLINE)).expect("a socket has timeouts");
