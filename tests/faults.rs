@@ -323,6 +323,22 @@ fn silence_ends_a_session_and_spares_the_others() {
 }
 
 #[test]
+fn a_peer_that_takes_nothing_and_falls_silent_runs_into_the_idle_timeout() {
+    for_each_engine(One, LEFT_OUT, |engine| {
+        let daemon = Daemon::echo(engine.name, &["--idle-timeout", "1s"]);
+        let mut client = Client::connect_small(daemon.address());
+        client.0.set_nonblocking(true).expect("a socket");
+        let chunk = text(64 << 10, 1);
+        // As long as anything is taken it goes on; then both sides are full, and it is silent.
+        wait_until("its silence has ended the session", || match client.0.write(&chunk) {
+            Ok(_) => false,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        });
+        assert_eq!(daemon.drain().closed("idle_timeout"), 1);
+    });
+}
+
+#[test]
 fn a_peer_that_takes_little_at_a_time_runs_into_no_timeout() {
     for_each_engine(One, LEFT_OUT, |engine| {
         let daemon = Daemon::echo(engine.name, &["--idle-timeout", "2s", "--write-timeout", "2s"]);

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use self::ports::{CANCEL, FIRST_PORT, Ports};
+use self::ports::{CANCEL, FIRST_PORT, News, Ports};
 use super::accept::{Doorbell, share_ports};
 use super::books::Books;
 use super::common::{Common, Desk, Stage};
@@ -247,9 +247,9 @@ impl Completions {
                 FIRST_PORT.. => {
                     events += 1;
                     let Some((key, news)) = self.ports.handle(completion) else { continue };
-                    if news.readable || news.writable {
-                        let (readable, writable, read_on) = (news.readable, news.writable, news.read_on);
-                        self.sessions.handle_event(Ready { key, readable, writable, read_on }, now_ns);
+                    let News { readable, writable, read_on, is_peers } = news;
+                    if readable || writable {
+                        self.sessions.handle_ready(Ready { key, readable, writable, read_on }, is_peers, now_ns);
                     }
                 }
                 CANCEL => {}

@@ -431,6 +431,30 @@ impl Sessions {
         }
     }
 
+    /// Gives a session its turn for what it can do now. `is_peers` says whether its peer has done something; otherwise the
+    /// peer's silence goes on.
+    pub(super) fn handle_ready(&mut self, ready: Ready, is_peers: bool, now_ns: u64) {
+        let Some(key) = Key::from_u64(ready.key) else { return };
+        let mut reasons = Reasons::NONE;
+        if ready.readable {
+            reasons |= Reasons::READABLE;
+        }
+        if ready.writable {
+            reasons |= Reasons::WRITABLE;
+        }
+        if ready.read_on {
+            reasons |= Reasons::READ_ON;
+        }
+        if is_peers {
+            self.reactor.table.slot(key).ticks.last_ready.store(Clock::tick_of(now_ns), Ordering::Release);
+        }
+        match self.schedule(key, reasons, now_ns) {
+            Scheduled::Enqueue => {}
+            Scheduled::Noted => self.reactor.desk().counters.noted.add(1),
+            Scheduled::Stale => self.reactor.desk().counters.stale.add(1),
+        }
+    }
+
     fn shortest_timeout_ticks(&self) -> u32 {
         let orders = self.reactor.common.orders();
         orders.idle_ticks().min(orders.write_ticks()).min(LONGEST_VISIT)
@@ -463,23 +487,7 @@ impl Floor for Sessions {
     }
 
     fn handle_event(&mut self, ready: Ready, now_ns: u64) {
-        let Some(key) = Key::from_u64(ready.key) else { return };
-        let mut reasons = Reasons::NONE;
-        if ready.readable {
-            reasons |= Reasons::READABLE;
-        }
-        if ready.writable {
-            reasons |= Reasons::WRITABLE;
-        }
-        if ready.read_on {
-            reasons |= Reasons::READ_ON;
-        }
-        self.reactor.table.slot(key).ticks.last_ready.store(Clock::tick_of(now_ns), Ordering::Release);
-        match self.schedule(key, reasons, now_ns) {
-            Scheduled::Enqueue => {}
-            Scheduled::Noted => self.reactor.desk().counters.noted.add(1),
-            Scheduled::Stale => self.reactor.desk().counters.stale.add(1),
-        }
+        self.handle_ready(ready, true, now_ns);
     }
 
     fn handle_stage(&mut self, stage: Stage, now_ns: u64) {

@@ -57,6 +57,8 @@ pub(super) struct News {
     pub(super) writable: bool,
     /// Behind what was received is the FIN or an error.
     pub(super) read_on: bool,
+    /// The peer has done something. Not so when an operation ends that we have taken back: then its silence goes on.
+    pub(super) is_peers: bool,
 }
 
 /// All ports of one ring.
@@ -213,7 +215,8 @@ impl Ports {
 fn received(port: &mut Port, ring: &mut Ring, inbox: &mut Inbox, completion: Completion) -> News {
     let is_void = completion.is_void();
     let Completion { result, buffer, more, .. } = completion;
-    let told = News { readable: true, ..News::default() };
+    let was_stopped = matches!(port.input, Input::Receiving { stopping: true }) && is_void;
+    let told = News { readable: true, is_peers: !was_stopped, ..News::default() };
     if matches!(port.input, Input::Polling) {
         // Whatever the answer, the read that follows finds out.
         port.input = Input::Resting;
@@ -246,24 +249,25 @@ fn sent(port: &mut Port, outbox: &mut Outbox, completion: Completion) -> News {
     let refused = mem::take(&mut port.refused);
     let is_void = completion.is_void();
     let count = if is_void { Ok(0) } else { completion.result.map(|count| count as usize) };
+    let told = News { writable: true, is_peers: !is_void, ..News::default() };
     match mem::replace(&mut port.output, Output::Nothing) {
         Output::InPlace => {
             port.output = Output::Sent(count);
-            News { writable: true, ..News::default() }
+            told
         }
         Output::Copied(copied) => match count {
             Ok(count) if usize::from(copied.to - copied.from) == count => {
                 outbox.free.push(copied.place);
-                News { writable: refused, ..News::default() }
+                News { writable: refused, ..told }
             }
             Ok(count) => {
                 port.output = Output::Returned(Copied { from: copied.from + count as u16, ..copied });
-                News { writable: true, ..News::default() }
+                told
             }
             Err(error) => {
                 outbox.free.push(copied.place);
                 port.error = Some(error);
-                News { readable: true, writable: true, read_on: true }
+                News { readable: true, read_on: true, ..told }
             }
         },
         _ => panic!("one send at a time"),
