@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 
 use log::{info, warn};
 
@@ -146,9 +147,12 @@ pub fn serve(args: &ServeArgs, config: Config, log: &Log) -> Result<(), Error> {
     // Blocked first, for all threads to come: a signal that comes during the start is carried out after it.
     let signals = SignalFd::new(&[Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1]);
     let signals = signals.map_err(|reason| Error::resource("receive signals", reason))?;
+    // Then these threads: nothing that can fail comes after the ready lines, and no client takes what they need.
     let forks = config.engine_info(ENGINES).forks;
+    let (begin, begins) = channel();
     if !forks {
-        log.start_writer();
+        let refused = |reason| Error::resource("start the threads log and signals", reason);
+        log.start_writer().and_then(|()| start_signal_thread(begins)).map_err(refused)?;
     }
     // Opened first too: a summary that cannot be written is better known before a week's run than after it.
     let summary_file = config.summary_path.as_deref().map(open_summary).transpose()?;
@@ -174,10 +178,7 @@ pub fn serve(args: &ServeArgs, config: Config, log: &Log) -> Result<(), Error> {
         let signals = Arc::clone(&handler.signals);
         daemon.join_hearing(signals.as_fd(), &mut || handler.handle())
     } else {
-        std::thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(move || handler.run())
-            .map_err(|reason| Error::resource("start the thread for signals", reason))?;
+        begin.send(handler).expect("its thread waits for it");
         daemon.join()
     };
     summary.log_lines_dropped = log.dropped_lines();
@@ -187,6 +188,12 @@ pub fn serve(args: &ServeArgs, config: Config, log: &Log) -> Result<(), Error> {
             .map_err(|reason| Error::Output { target: path.display().to_string(), reason })?;
     }
     Ok(())
+}
+
+/// A thread for the handler that is to come, once there is a daemon; without one it ends.
+fn start_signal_thread(begins: Receiver<SignalHandler>) -> io::Result<()> {
+    let run = move || begins.into_iter().for_each(SignalHandler::run);
+    std::thread::Builder::new().name("signals".to_owned()).spawn(run).map(drop)
 }
 
 fn open_summary(path: &std::path::Path) -> Result<File, Error> {

@@ -81,17 +81,26 @@ impl Log {
     }
 
     /// Gives the writing to a thread of its own; from now on it waits for nobody but that thread's patience.
-    pub fn start_writer(&self) {
-        if let Some(Inline { entries, reported, .. }) = self.inline().take() {
-            self.start_writer_on(entries, stderr(), reported);
+    ///
+    /// # Errors
+    /// When there can be no thread. Lines then wait for a flush or a [`drain`] as before.
+    pub fn start_writer(&self) -> io::Result<()> {
+        let mut inline = self.inline();
+        if let Some(Inline { entries, reported, .. }) = &*inline {
+            self.start_writer_on(entries.clone(), stderr(), *reported)?;
+            *inline = None;
         }
+        Ok(())
     }
 
-    fn start_writer_on(&self, entries: Receiver<Entry>, sink: impl Write + Send + 'static, reported: u64) {
+    fn start_writer_on(
+        &self,
+        entries: Receiver<Entry>,
+        sink: impl Write + Send + 'static,
+        reported: u64,
+    ) -> io::Result<()> {
         let writer = Writer { entries, sink, dropped: Arc::clone(&self.dropped), reported };
-        let spawned = thread::Builder::new().name("log".to_owned()).spawn(|| writer.run());
-        // Without its thread the queue is disconnected and each line counts as dropped: no reason not to serve.
-        drop(spawned);
+        thread::Builder::new().name("log".to_owned()).spawn(|| writer.run()).map(drop)
     }
 
     fn inline(&self) -> MutexGuard<'_, Option<Inline>> {
@@ -133,7 +142,7 @@ impl Log {
     fn with_sink(sink: impl Write + Send + 'static) -> Log {
         let (queue, entries) = bounded(QUEUE_LINES);
         let log = Log { queue, dropped: Arc::default(), inline: Arc::default() };
-        log.start_writer_on(entries, sink, 0);
+        log.start_writer_on(entries, sink, 0).expect("there are threads");
         log
     }
 

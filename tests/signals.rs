@@ -17,7 +17,8 @@ mod process;
 use std::fs;
 use std::io::{PipeWriter, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Stdio;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ use rustix::fs::OFlags;
 use rustix::process::Signal;
 
 use maitred::config::AtOnce::{Many, One};
+use maitred::engine::ENGINES;
 
 use client::{Client, text, wait_until};
 use daemon::{Daemon, Summary};
@@ -354,10 +356,48 @@ fn a_reload_from_a_pipe_leaves_the_daemon_its_ears() {
 
 #[test]
 fn too_few_descriptors_are_named_and_exit_with_1() {
-    let mut command = std::process::Command::new("sh");
+    let mut command = Command::new("sh");
     let line = format!("ulimit -n 30; exec {} serve --listen echo=tcp://127.0.0.1:0", env!("CARGO_BIN_EXE_maitred"));
     let output = command.args(["-c", &line]).output().expect("there is a shell");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("cannot serve anybody: the process may open 30 descriptors"), "{said}");
+}
+
+#[test]
+fn too_few_threads_are_no_surprise_after_the_ready_lines() {
+    // The limit counts all that a user runs, and does not bind root.
+    let user = |place: usize| 10_000 + (std::process::id() * 16 + place as u32) % 50_000;
+    if let Err(reason) = Command::new("true").uid(user(0)).status() {
+        println!("skipped: a user who runs nothing else is needed: {reason}");
+        return;
+    }
+    for_each_engine(One, LEFT_OUT, |engine| {
+        let place = ENGINES.iter().position(|one| one.name == engine.name).expect("it is one of them");
+        let outcomes = [1, 2, 3, 4, 5, 6, 7, 8].map(|most| {
+            let mut process = Process::spawn_until_ready_or_over(&mut limited(user(place), most, engine.name));
+            let is_ready = process.is_ready();
+            if is_ready {
+                process.signal(Signal::TERM);
+                assert_eq!(process.wait().code(), Some(0), "{most} threads: {}", process.messages());
+            } else {
+                assert_eq!(process.wait().code(), Some(1), "{most} threads: {}", process.messages());
+                process.wait_for_message("maitred: cannot start the thread");
+            }
+            is_ready
+        });
+        let is_first_ready = engine.forks;
+        assert_eq!((outcomes[0], outcomes[7]), (is_first_ready, true), "{outcomes:?}");
+    });
+}
+
+/// The program as this user, who may have so many threads. Opened here: the user may have no way to where it lies.
+fn limited(user: u32, most: usize, engine: &str) -> Command {
+    let program = fs::File::open(env!("CARGO_BIN_EXE_maitred")).expect("it was built");
+    let mut shell = Command::new("sh");
+    // One shell has one letter for it, another the other.
+    let line = format!("ulimit -u {most} 2>/dev/null || ulimit -p {most}; exec /proc/self/fd/0 \"$@\"");
+    shell.args(["-c", &line, "sh", "serve", "--listen", ECHO, "--workers", "2", "--engine", engine]);
+    shell.stdin(program).uid(user);
+    shell
 }

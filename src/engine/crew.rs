@@ -45,8 +45,8 @@ impl Crew {
             }
             or_abort(run);
         };
-        let thread =
-            Builder::new().name(name).spawn(body).map_err(|reason| Error::resource("start a thread", reason))?;
+        let refused = |reason| Error::resource(format!("start the thread {name}"), reason);
+        let thread = Builder::new().name(name.clone()).spawn(body).map_err(refused)?;
         self.threads.lock().expect("no thread panics while it holds this lock").push(thread);
         Ok(())
     }

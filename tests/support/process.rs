@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -41,16 +41,28 @@ impl Process {
     /// Starts whatever prints ready lines, and waits until it is ready.
     #[track_caller]
     pub(crate) fn spawn_until_ready(command: &mut Command) -> Process {
+        let process = Process::spawn_until_ready_or_over(command);
+        assert!(process.is_ready(), "it does not get ready: {}", process.messages());
+        process
+    }
+
+    /// The same for one that may end before it is ready.
+    #[track_caller]
+    pub(crate) fn spawn_until_ready_or_over(command: &mut Command) -> Process {
         let mut process = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let lines = lines(process.child.stdout.take().expect("stdout is a pipe"));
-        loop {
-            let line = lines.recv_timeout(DEADLINE);
-            let line = line.unwrap_or_else(|_| panic!("it does not get ready: {}", process.messages()));
-            process.ready_lines.push(line);
-            if process.ready_lines.last().is_some_and(|line| line == "ready") {
-                return process;
+        while !process.is_ready() {
+            match lines.recv_timeout(DEADLINE) {
+                Ok(line) => process.ready_lines.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("neither ready nor over: {}", process.messages()),
             }
         }
+        process
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready_lines.last().is_some_and(|line| line == "ready")
     }
 
     /// Starts it, with its output wherever the command says.
