@@ -264,6 +264,14 @@ conversations! {
         }
         say_and_finish(server, 64) + 30
     };
+    chat_between_two_clients: Many Core "chat" "" LEFT, |server| {
+        let mut clients = [Client::connect(server), Client::connect(server)];
+        // Again and again, since nobody knows who else is in the room already.
+        speak_until_heard(&mut clients, 0, 1);
+        speak_until_heard(&mut clients, 1, 0);
+        clients.iter_mut().for_each(Client::finish);
+        2
+    };
     a_session_open_at_the_drain_is_answered: One Core "echo" "" DRAINED, |server| {
         let mut client = Client::connect(server);
         client.echo(&text(100, 7));
@@ -410,6 +418,19 @@ fn told(server: SocketAddr, first: fn(&mut Client)) -> Vec<u8> {
 fn seconds_since_1900() -> u32 {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("the clock is set");
     (since_1970.as_secs() + 70 * 365 * 86_400 + 17 * 86_400) as u32
+}
+
+/// One client says the same until the other has heard it.
+fn speak_until_heard(clients: &mut [Client; 2], speaker: usize, listener: usize) {
+    let message = [&[0, 0, 0, 100], &text(100, speaker)[..]].concat();
+    let mut voice = clients[speaker].0.try_clone().expect("a second handle");
+    thread::scope(|scope| {
+        let ear = scope.spawn(|| clients[listener].expect(&message));
+        while !ear.is_finished() {
+            voice.write_all(&message).expect("the daemon reads");
+            thread::yield_now();
+        }
+    });
 }
 
 fn say_and_finish(server: SocketAddr, len: usize) -> u64 {
