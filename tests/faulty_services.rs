@@ -1,4 +1,5 @@
-//! Services that only tests have, on every engine: one that panics, one that cannot be opened, one that speaks first.
+//! Services that only tests have, on every engine: one that panics, one that cannot be opened, one that speaks first, one
+//! that writes down how its sessions end.
 //!
 //! The binary is its own test runner, since an engine that forks must start in a process with one thread. Started as
 //! `faulty_services serve FLAGS` it becomes `maitred serve` with these services beside echo, before any thread of a test
@@ -21,6 +22,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 
 use clap::Parser;
+use rustix::process::Signal;
 
 use maitred::cli::{self, Args};
 use maitred::config::AtOnce::{Many, One};
@@ -28,7 +30,7 @@ use maitred::config::{Config, Listener, Scheme};
 use maitred::engine::ENGINES;
 use maitred::error::Error;
 use maitred::logging::{Log, install_panic_hook};
-use maitred::session::handler::{Chunks, Handler, Next, Pace, Reply, Service};
+use maitred::session::handler::{Chunks, Closed, Handler, Next, Pace, Reply, Service};
 use maitred::session::mailbox::Address;
 
 use client::{Client, text};
@@ -84,6 +86,7 @@ const MADE: &[Made] = &[
     Made { name: "unopened", speaks_first: false, open: || panic!("it cannot be opened") },
     Made { name: "clumsy", speaks_first: false, open: || Box::new(Clumsy) },
     Made { name: "herald", speaks_first: true, open: || Box::new(Herald) },
+    Made { name: "chronicler", speaks_first: false, open: || Box::new(Chronicler { said: Vec::new() }) },
 ];
 
 impl Service for Made {
@@ -147,6 +150,28 @@ impl Handler for Herald {
     }
 }
 
+/// Echoes, and writes down in the log what it has heard and how it ended.
+struct Chronicler {
+    said: Vec<u8>,
+}
+
+impl Handler for Chronicler {
+    fn handle_input(&mut self, input: Chunks<'_>, _reply: &mut Reply<'_>) -> Next {
+        let (first, second) = input.slices();
+        self.said.extend(first.iter().chain(second));
+        match self.said.last() {
+            Some(b'!') => panic!("told to panic"),
+            Some(b'?') => Next::Reject("a question"),
+            _ => Next::Forward(input.len()),
+        }
+    }
+
+    fn handle_closed(&mut self, closed: Closed) {
+        log::warn!("{:?} ended as {}", String::from_utf8_lossy(&self.said), closed.name());
+        assert!(self.said != b"last words", "the very last");
+    }
+}
+
 /// This binary as a daemon.
 fn start(engine: &str, flags: &[&str]) -> Daemon {
     let mut command = Command::new(std::env::current_exe().expect("this binary has a path"));
@@ -182,6 +207,7 @@ const TESTS: &[Test] = &[
         a_panic_of_a_service_that_is_dropped_ends_that_session_alone,
     ),
     ("a_service_may_speak_first", a_service_may_speak_first),
+    ("a_service_learns_how_each_session_ended", a_service_learns_how_each_session_ended),
 ];
 
 fn a_panic_in_a_service_ends_that_session_alone() {
@@ -265,5 +291,42 @@ fn a_service_may_speak_first() {
             }
             daemon.drain();
         }
+    });
+}
+
+fn a_service_learns_how_each_session_ended() {
+    for_each_engine(One, LEFT_OUT, |engine| {
+        let daemon = start(engine.name, &[]);
+        let chronicler = || Client::connect(daemon.process.address_of("chronicler"));
+        let is_told = |said: &str, way: &str| {
+            daemon.process.wait_for_message(&format!("\"{said}\" ended as {way}"));
+        };
+        let mut client = chronicler();
+        client.echo(b"all");
+        client.finish();
+        client.wait_for_end();
+        is_told("all", "finished");
+        let mut client = chronicler();
+        client.echo(b"gone");
+        client.reset();
+        is_told("gone", "reset");
+        for (said, way) in [("why?", "protocol"), ("oh!", "panicked")] {
+            let mut client = chronicler();
+            client.send(said.as_bytes());
+            client.wait_for_end();
+            is_told(said, way);
+        }
+        // A panic then is the end of that session alone, as one before it.
+        let mut client = chronicler();
+        client.echo(b"last words");
+        client.finish();
+        client.wait_for_end();
+        is_told("last words", "finished");
+        let mut client = chronicler();
+        client.echo(b"still here");
+        daemon.process.signal(Signal::TERM);
+        is_told("still here", "drained");
+        let summary = daemon.finish();
+        assert_eq!((summary.accepted(), summary.closed("panicked")), (6, 2), "{summary:?}");
     });
 }

@@ -254,15 +254,17 @@ impl<'a> Turns<'a> {
         self.common.leave();
     }
 
-    /// Drops a session and says how it ended in the end. The caller counts it, and then drops its socket.
+    /// Tells a session's handler how it ended, drops the session, and says how it ended in the end. The caller counts it, and
+    /// then drops its socket.
     pub(super) fn finish(&mut self, connection: Connection, closed: Closed) -> (Closed, Socket) {
         let Connection { mut session, socket, .. } = connection;
         session.release(&mut self.leases);
+        let told = catch_unwind(AssertUnwindSafe(|| session.handle_closed(closed)));
         let dropped = catch_unwind(AssertUnwindSafe(|| drop(session)));
         if self.keeps_none {
             self.put_rings_away();
         }
-        (if dropped.is_ok() { closed } else { Closed::Panicked }, socket)
+        (if told.and(dropped).is_ok() { closed } else { Closed::Panicked }, socket)
     }
 }
 

@@ -112,6 +112,10 @@ pub trait Handler: Send {
     fn handle_end(&mut self, _rest: Chunks<'_>, _reply: &mut Reply<'_>) -> Next {
         Next::Finish { forward: 0 }
     }
+
+    /// The session has ended, in this way. The last call of all, of every session that has begun: also of one that never
+    /// opened, and of one whose handler has panicked. Nothing can be said any more, and the peer may see the end only later.
+    fn handle_closed(&mut self, _closed: Closed) {}
 }
 
 /// A handler's answer: what becomes of the bytes it was shown, and when it wants to be called again.

@@ -222,6 +222,14 @@ impl Session {
         end
     }
 
+    /// Tells the handler how the session has ended; for its owner, before it drops the session.
+    ///
+    /// # Panics
+    /// If the handler does.
+    pub fn handle_closed(&mut self, closed: Closed) {
+        self.handler.handle_closed(closed);
+    }
+
     /// Gives back what the session holds, and takes no more mail; for its owner, before it drops the session.
     pub fn release(&mut self, leases: &mut Leases) {
         self.inbound.release(leases);
