@@ -3,7 +3,8 @@
 //!
 //! What the rings owe and the backlog leave by one socket. Invariant *messages-whole*: between the first byte of a message
 //! from the mailbox and its last, and between the first byte of what the rings owe and the last, nothing else is sent. One of
-//! the two leads and is offered first, until all of it has left ([`Mail::choose_lead`]).
+//! the two leads and is offered first, until all of it has left ([`Mail::choose_lead`]). Invariant *taken-before-the-fin*:
+//! a session that finishes, or ends in a drain, has emptied its mailbox before.
 //!
 //! Read next: `Session::send`, which offers both.
 
@@ -54,9 +55,9 @@ impl Mail {
         self.calls < self.most_calls
     }
 
-    /// Whether nothing waits to be sent, and no call will bring more.
+    /// Whether nothing waits to be sent, here or in the mailbox, and no call will bring more.
     pub(super) fn has_said_all(&self) -> bool {
-        self.backlog.is_empty() && self.calls == 0
+        self.backlog.is_empty() && self.calls == 0 && !self.mailbox.has_news()
     }
 
     /// Whoever leads goes on until all of it has left, so that no message is cut by other bytes, and a stream that sends

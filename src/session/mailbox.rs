@@ -23,7 +23,7 @@ use std::sync::Arc;
 use super::handler::Parallel;
 use super::mail::Backlog;
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Bytes that any number of sessions may be sent.
 pub type Message = Arc<[u8]>;
@@ -79,6 +79,9 @@ pub struct Mailbox {
     rouse: Arc<dyn Rouse>,
     limits: Limits,
     inner: Mutex<Inner>,
+    /// Something has come since the session last took all there was. Written under the lock; read by the session without it,
+    /// since what it misses it is told of.
+    has_news: AtomicBool,
     /// Of messages that were posted and have not left. Raised by posters under the lock, lowered by the session's owner.
     held_bytes: AtomicUsize,
     held_messages: AtomicUsize,
@@ -121,6 +124,7 @@ impl Mailbox {
             rouse,
             limits,
             inner: Mutex::default(),
+            has_news: AtomicBool::new(false),
             held_bytes: AtomicUsize::new(0),
             held_messages: AtomicUsize::new(0),
         })
@@ -192,8 +196,15 @@ impl Mailbox {
     pub(super) fn take(&self, backlog: &mut Backlog) -> News {
         let mut inner = self.lock();
         inner.is_told = false;
+        self.has_news.store(false, Ordering::Relaxed);
         backlog.append(&mut inner.messages);
         std::mem::take(&mut inner.news)
+    }
+
+    /// Whether something has come that the session has not taken. What was posted before is seen: by whoever posted it, and
+    /// by whoever that has told of it in any way.
+    pub(super) fn has_news(&self) -> bool {
+        self.has_news.load(Ordering::Relaxed)
     }
 
     /// A message has been sent whole.
@@ -226,14 +237,18 @@ impl Mailbox {
     }
 
     fn put(&self, inner: &mut Inner, message: Message) -> bool {
-        self.held_bytes.fetch_add(message.len(), Ordering::Relaxed);
-        self.held_messages.fetch_add(1, Ordering::Relaxed);
-        inner.messages.push_back(message);
+        // Nothing is sent by a write of nothing.
+        if !message.is_empty() {
+            self.held_bytes.fetch_add(message.len(), Ordering::Relaxed);
+            self.held_messages.fetch_add(1, Ordering::Relaxed);
+            inner.messages.push_back(message);
+        }
         self.mark_told(inner)
     }
 
     /// Whether the engine is to be told now.
     fn mark_told(&self, inner: &mut Inner) -> bool {
+        self.has_news.store(true, Ordering::Relaxed);
         let was_told = std::mem::replace(&mut inner.is_told, true);
         let must_tell = !was_told || !self.limits.edge;
         inner.news.wakes += u64::from(must_tell);

@@ -200,18 +200,24 @@ impl Session {
         means.leases.take_refused();
         self.room_in_vain = false;
         if reasons.intersects(Reasons::POSTED)
-            && let Some(mail) = &mut self.mail
-            && let Err(closed) = mail.collect(means.tally)
+            && let Err(closed) = self.collect(means.tally)
         {
             return TurnEnd::Closed(closed);
         }
         let mut left_bytes = means.budget_bytes;
+        let mut looked_again = false;
         let end = loop {
-            match self.advance(stream, means, &mut left_bytes) {
+            let advanced = match self.advance(stream, means, &mut left_bytes) {
                 // The common turn is one round; a second would only find that there is nothing more to do.
-                Ok(true) if !self.is_settled() => {}
+                Ok(true) if !self.is_settled() => Ok(()),
+                // What the handler has left for its own session goes out in the same turn. Once: others, who may post without
+                // end, make it no longer than that.
+                Ok(_) if self.has_news() && !std::mem::replace(&mut looked_again, true) => self.collect(means.tally),
                 Ok(_) => break self.transition_end(stream, left_bytes, means.leases),
-                Err(closed) => break TurnEnd::Closed(closed),
+                Err(closed) => Err(closed),
+            };
+            if let Err(closed) = advanced {
+                break TurnEnd::Closed(closed);
             }
         };
         self.inbound.settle(means.leases);
@@ -237,6 +243,15 @@ impl Session {
         if let Some(mail) = &self.mail {
             mail.mailbox.end();
         }
+    }
+
+    /// Takes what has come by mail.
+    fn collect(&mut self, tally: &mut Tally) -> Result<(), Closed> {
+        self.mail.as_mut().map_or(Ok(()), |mail| mail.collect(tally))
+    }
+
+    fn has_news(&self) -> bool {
+        self.mail.as_ref().is_some_and(|mail| mail.mailbox.has_news())
     }
 
     fn handle_reasons(&mut self, reasons: Reasons) {

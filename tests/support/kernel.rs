@@ -4,6 +4,8 @@
 //! when the FIN does, output only after a write was cut short and only once somebody asked. In one-shot mode it is told
 //! once for each time it was asked for. Bytes, FINs and room may come between two calls of one turn.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 
