@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::books::Books;
 use super::common::Common;
-use super::crew::Crew;
+use super::crew::{Crew, Hand};
 use super::front::{Floor, Front};
 use super::reactor::{Reactor, Sessions};
 use super::turns::Turns;
@@ -94,10 +94,12 @@ impl Loops {
         let fronts =
             fronts.map(|(number, served)| Front::new(Arc::clone(&common), number, served, floor(&loops, number)));
         // All of them listen before the first one serves.
-        for (number, front) in fronts.collect::<Result<Vec<_>, _>>()?.into_iter().enumerate() {
-            let loops = Arc::clone(&loops);
-            crew.start(format!("loop-{number}"), Some(number), move || loops[number].run(number, front))?;
-        }
+        let fronts = fronts.collect::<Result<Vec<_>, _>>()?.into_iter().enumerate();
+        let for_threads = Arc::clone(&loops);
+        crew.start(fronts.map(|(number, front)| {
+            let loops = Arc::clone(&for_threads);
+            Hand::new(format!("loop-{number}"), Some(number), move || loops[number].run(number, front))
+        }))?;
         Ok(Loops { engine, common, loops, crew })
     }
 

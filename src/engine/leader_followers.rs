@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use super::books::Books;
 use super::common::Common;
-use super::crew::Crew;
+use super::crew::{Crew, Hand};
 use super::front::Front;
 use super::parking::IdleStack;
 use super::reactor::{Reactor, Request, Sessions, Work};
@@ -104,10 +104,11 @@ impl LeaderFollowers {
             turn_counters: (0..workers).map(|_| TurnCounters::default()).collect(),
             stages: (0..workers).map(|_| StageRecorder::default()).collect(),
         });
-        for number in 0..workers {
-            let shared = Arc::clone(&shared);
-            crew.start(format!("worker-{number}"), Some(number), move || Member::new(&shared, number).run())?;
-        }
+        let for_members = Arc::clone(&shared);
+        crew.start((0..workers).map(|number| {
+            let shared = Arc::clone(&for_members);
+            Hand::new(format!("worker-{number}"), Some(number), move || Member::new(&shared, number).run())
+        }))?;
         Ok(LeaderFollowers { shared, crew })
     }
 

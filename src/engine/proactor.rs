@@ -27,7 +27,7 @@ use self::ports::{CANCEL, FIRST_PORT, News, Ports};
 use super::accept::{Doorbell, share_ports};
 use super::books::Books;
 use super::common::{Common, Desk, Stage};
-use super::crew::Crew;
+use super::crew::{Crew, Hand};
 use super::front::{Arrival, Floor, Front, Refusal};
 use super::reactor::{Reactor, Sessions};
 use super::turns::Turns;
@@ -121,7 +121,7 @@ impl Proactor {
         for (number, served) in shares.into_iter().enumerate() {
             let (workers, told) = (Arc::clone(&engine.workers), told.clone());
             let run = move || workers[number].run(number, served, told);
-            outcome = outcome.and(engine.crew.start(format!("ring-{number}"), Some(number), run));
+            outcome = outcome.and(engine.crew.start([Hand::new(format!("ring-{number}"), Some(number), run)]));
             // A ring belongs to the thread that makes it, and only there is it known whether it could be made.
             outcome = outcome.and_then(|()| tells.recv().expect("a worker tells how it began"));
             if outcome.is_err() {

@@ -16,7 +16,7 @@ use super::blocking::{Bed, serve};
 use super::books::Books;
 use super::common::{Common, Stage};
 use super::connection::Connection;
-use super::crew::Crew;
+use super::crew::{Crew, Hand};
 use super::front::{Arrival, Floor, Front, Refusal};
 use super::turns::Turns;
 use super::{Command, Entry, Hearing, Running, Start, anywhere, carries_one_by_one};
@@ -68,7 +68,7 @@ impl Serial {
         let crew = Crew::new(shared.common.settings.pin);
         let (bed, batch) = (Arc::clone(&shared.bed), shared.common.settings.batch);
         let (told, hears) = channel();
-        crew.start("server".to_owned(), Some(0), move || {
+        crew.start([Hand::new("server", Some(0), move || {
             told.send(listen_for_nudges()).expect("the engine waits for it");
             bed.enter();
             let mut batch = Batch::new(batch);
@@ -76,7 +76,7 @@ impl Serial {
                 front.wait(&mut batch, None);
             }
             bed.leave();
-        })?;
+        })])?;
         wait_until_it_hears(&hears)?;
         Ok(Serial { shared, crew })
     }

@@ -20,7 +20,7 @@ use super::blocking::{Bed, serve};
 use super::books::Books;
 use super::common::{Common, Stage};
 use super::connection::Connection;
-use super::crew::{Crew, or_abort};
+use super::crew::{Crew, Hand, or_abort};
 use super::front::{Arrival, Floor, Front, Refusal};
 use super::turns::Turns;
 use super::{Command, Entry, Hearing, Running, Start, anywhere, carries_all};
@@ -111,14 +111,14 @@ impl ThreadPerConnection {
         let mut front = Front::new(Arc::clone(&shared.common), 0, start.listeners, floor)?;
         let crew = Crew::new(false);
         let batch = shared.common.settings.batch;
-        crew.start("front".to_owned(), None, move || {
+        crew.start([Hand::new("front", None, move || {
             // Inherited by the threads that it starts.
             listen_for_nudges().expect("a signal that exists can be handled");
             let mut batch = Batch::new(batch);
             while !front.is_drained() {
                 front.wait(&mut batch, None);
             }
-        })?;
+        })])?;
         Ok(ThreadPerConnection { shared, crew })
     }
 

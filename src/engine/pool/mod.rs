@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use super::books::Books;
 use super::common::{Common, Desk};
-use super::crew::Crew;
+use super::crew::{Crew, Hand};
 use super::front::Front;
 use super::parking::{IdleStack, Seat};
 use super::reactor::{Reactor, Sessions};
@@ -180,13 +180,14 @@ impl Pool {
         let all_brief = super::all_paced(&listeners, &[Pace::Brief, Pace::Calls]);
         let front = Front::new(Arc::clone(&common), 0, listeners, Sessions::new(&reactor))?;
         let crew = Crew::new(settings.pin);
-        for number in 0..workers {
-            let shared = Arc::clone(&shared);
-            let run = move || worker::Worker::new(&shared, number).run();
-            crew.start(format!("worker-{number}"), Some(number), run)?;
-        }
+        let for_workers = Arc::clone(&shared);
+        let workers = (0..workers).map(|number| {
+            let shared = Arc::clone(&for_workers);
+            Hand::new(format!("worker-{number}"), Some(number), move || worker::Worker::new(&shared, number).run())
+        });
         let for_poller = Arc::clone(&shared);
-        crew.start("poller".to_owned(), None, move || poll_loop::run(&for_poller, front, all_brief))?;
+        let poller = Hand::new("poller", None, move || poll_loop::run(&for_poller, front, all_brief));
+        crew.start(workers.chain([poller]))?;
         Ok(Pool { shared, crew })
     }
 }
