@@ -173,6 +173,43 @@ impl Config {
     }
 }
 
+impl Settings {
+    /// Whether they are such as flags and files let through; for settings that come from elsewhere.
+    ///
+    /// # Errors
+    /// The first that is out of its range, or does not fit the others, by its name in the file.
+    pub fn check(&self) -> Result<(), Error> {
+        let out_of_range = KEYS.iter().find_map(|key| Some((key.name, key.form.parse(&key.show(self)).err()?)));
+        match out_of_range.or_else(|| poll_misfit(self)) {
+            Some((name, Unfit { problem, expected })) => Err(Error::Usage { flag: name.to_owned(), problem, expected }),
+            None => Ok(()),
+        }
+    }
+
+    /// The least memory for rings: what the free lists of all who run turns keep, and one.
+    fn least_buffer_bytes(&self) -> usize {
+        ((self.workers + 1) * Leases::KEPT + 1) * self.ring_bytes
+    }
+}
+
+/// A setting that does not fit others, each of which is in its range.
+fn poll_misfit(settings: &Settings) -> Option<(&'static str, Unfit)> {
+    let capacity = settings.queue_capacity;
+    if let LowWater::At(depth) = settings.low_water
+        && depth > capacity
+    {
+        let problem = format!("{depth} is more than the queue holds");
+        return Some(("low_water", Unfit::new(problem, format!("at most {capacity}, the capacity of the queue"))));
+    }
+    let (buffers, least) = (settings.limits.max_buffer_bytes, settings.least_buffer_bytes());
+    if buffers < least {
+        let (workers, rings) = (settings.workers, show_size(settings.ring_bytes));
+        let problem = format!("{} is too small for {workers} workers and rings of {rings}", show_size(buffers));
+        return Some(("max_buffers", Unfit::new(problem, format!("at least {}", show_size(least)))));
+    }
+    None
+}
+
 /// The keys whose values differ between the two configurations and that a running daemon cannot change.
 pub fn changes_needing_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let mut changed = Vec::new();
@@ -244,13 +281,6 @@ impl Fields<'_> {
             let value = key.form.parse(&field.text).map_err(|unfit| self.error(field, unfit))?;
             (key.set)(&mut settings, value);
         }
-        if let (LowWater::At(depth), Some(field)) = (settings.low_water, self.last("low_water"))
-            && depth > settings.queue_capacity
-        {
-            let problem = format!("{depth} is more than the queue holds");
-            let expected = format!("at most {}, the capacity of the queue", settings.queue_capacity);
-            return Err(self.error(field, Unfit::new(problem, expected)));
-        }
         let processes = settings.processes;
         for (low, high, low_name, high_name) in [
             (processes.min, processes.max, "min_processes", "max_processes"),
@@ -268,17 +298,12 @@ impl Fields<'_> {
                 return Err(self.error(field, Unfit::new(problem, expected)));
             }
         }
-        let least = ((settings.workers + 1) * Leases::KEPT + 1) * settings.ring_bytes;
-        let buffers = &mut settings.limits.max_buffer_bytes;
-        match self.last("max_buffers") {
-            Some(field) if *buffers < least => {
-                let workers = settings.workers;
-                let rings = show_size(settings.ring_bytes);
-                let problem = format!("{} is too small for {workers} workers and rings of {rings}", field.text);
-                return Err(self.error(field, Unfit::new(problem, format!("at least {}", show_size(least)))));
-            }
-            Some(_) => {}
-            None => *buffers = least.max(*buffers),
+        if self.last("max_buffers").is_none() {
+            settings.limits.max_buffer_bytes = settings.least_buffer_bytes().max(settings.limits.max_buffer_bytes);
+        }
+        if let Some((name, unfit)) = poll_misfit(&settings) {
+            let field = self.last(name).expect("INVARIANT in-range: the defaults fit each other");
+            return Err(self.error(field, unfit));
         }
         Ok(settings)
     }

@@ -8,7 +8,7 @@ use clap::Parser;
 
 use maitred::cli::{Args, Command, ServeArgs};
 use maitred::config::{
-    self, AtOnce, Config, EngineInfo, Limits, LowWater, Rearm, Scheme, Wake, changes_needing_restart,
+    self, AtOnce, Config, EngineInfo, Limits, LowWater, Rearm, Scheme, Settings, Wake, changes_needing_restart,
 };
 use maitred::error::Error;
 
@@ -424,4 +424,30 @@ fn a_reload_may_change_timeouts_and_connections_and_nothing_else() {
     assert_eq!(changes(&live), [""; 0]);
     assert_eq!(changes(&["--queue", "9", "--max-buffers", "1GiB", "--pin"]), ["queue", "pin", "max_buffers"]);
     assert_eq!(changes(&["--summary", "a", "--listen", "echo=tcp://127.0.0.1:0"]), ["summary", "listen"]);
+}
+
+#[test]
+fn settings_that_no_file_and_no_flag_let_through_are_checked_alike() {
+    let wrong = |change: fn(&mut Settings)| {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        settings.check().expect_err("it is wrong").to_string()
+    };
+    assert!(Settings::default().check().is_ok());
+    assert_eq!(
+        wrong(|settings| settings.workers = 0),
+        "workers: 0 is too small; expected auto or a number from 1 to 1024"
+    );
+    assert_eq!(
+        wrong(|settings| settings.limits.write_timeout = Duration::ZERO),
+        "write_timeout: 0s is too small; expected a duration such as 250us, 10ms or 5s, from 1ms to 86400s"
+    );
+    assert_eq!(
+        wrong(|settings| settings.low_water = LowWater::At(settings.queue_capacity + 1)),
+        "low_water: 1025 is more than the queue holds; expected at most 1024, the capacity of the queue"
+    );
+    assert_eq!(
+        wrong(|settings| (settings.workers, settings.limits.max_buffer_bytes) = (2, 1 << 20)),
+        "max_buffers: 1MiB is too small for 2 workers and rings of 64KiB; expected at least 1600KiB"
+    );
 }
