@@ -36,9 +36,14 @@ const SETTLE: Duration = Duration::from_millis(40);
 /// How long a slice waits for what is in flight when its window is over.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
-/// The plan of a load on the echo server at `address`; `flags` are those of `maitred load`.
+/// The plan of a load on the server at `address`; `flags` are those of `maitred load`, behind the name of the service if that
+/// is not echo.
 pub(crate) fn plan(flags: &str, address: SocketAddrV4) -> Plan {
-    let target = format!("tcp://{address}");
+    let (service, flags) = match flags.split_once(' ') {
+        Some((service, flags)) if !service.starts_with('-') => (service, flags),
+        _ => ("echo", flags),
+    };
+    let target = format!("{service}=tcp://{address}");
     let words = ["maitred", "load", &target].into_iter().chain(flags.split_whitespace());
     let Command::Load(args) = Args::parse_from(words).command else { unreachable!("`load` is the load") };
     Plan::resolve(&args).expect("the flags of a row are right")

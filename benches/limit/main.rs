@@ -7,10 +7,11 @@
 //!
 //! Reading order: [`bare`] is the loop, [`ring`] the one by completion, [`load`] the load in turns, [`idle`] the load that does nothing, [`rows`] the
 //! goals, [`statistics`] the interval, [`process`] how servers are started and stopped, [`machine`] what else runs,
-//! [`compare`] the rounds, [`report`] the table, [`engines`] every engine under the same loads, [`generator`] the comparison
-//! of the load itself, [`timer`] how late it sends.
+//! [`compare`] the rounds, [`report`] the table, [`engines`] every engine under the same loads, [`broadcast`] the same for one
+//! message to many, [`generator`] the comparison of the load itself, [`timer`] how late it sends.
 
 mod bare;
+mod broadcast;
 mod compare;
 mod engines;
 mod generator;
@@ -56,6 +57,8 @@ enum Command {
     Engines(Engines),
     /// Compare the load generator itself with the bare loop that it loads
     Generator(Generator),
+    /// Compare chat with a bare loop that writes each message to everybody
+    Broadcast(Broadcast),
     /// Measure how late the load generator takes up what is due
     Timer(Generator),
     /// Become PROGRAM on a given CPU, and die with the parent
@@ -118,6 +121,24 @@ struct Engines {
     json: PathBuf,
 }
 
+#[derive(Args)]
+struct Broadcast {
+    /// The daemon to measure
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_maitred"), value_name = "PATH")]
+    maitred: PathBuf,
+    /// One variant of the daemon, with arguments of its own; repeatable [default: event-loop and pool]
+    #[arg(long, value_parser = also, value_name = "NAME=ARGS")]
+    variant: Vec<(String, String)>,
+    /// Flags of the load, behind `chat`
+    #[arg(long, default_value = broadcast::LOAD, allow_hyphen_values = true)]
+    load: String,
+    #[command(flatten)]
+    turns: Turns,
+    /// Write every run and every ratio to FILE
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
 /// Of the two that measure the load itself.
 #[derive(Args)]
 struct Generator {
@@ -166,6 +187,9 @@ struct Serve {
     /// By completion (io_uring) rather than by readiness (epoll)
     #[arg(long)]
     ring: bool,
+    /// Write what one connection sends to all others, as chat does, instead of back
+    #[arg(long, conflicts_with = "ring")]
+    broadcast: bool,
     /// Buffers of a ring, of the size of one read each; a power of two
     #[arg(long, default_value_t = ring::BUFFERS, requires = "ring", value_parser = buffers, value_name = "COUNT")]
     buffers: u16,
@@ -220,12 +244,14 @@ fn run(command: Command) -> io::Result<()> {
         }),
         Command::Serve(serve) => {
             process::pin(serve.pin)?;
-            match serve.ring {
-                true => ring::run(serve.threads, serve.read, serve.buffers),
-                false => bare::run(serve.threads, serve.read),
+            match (serve.ring, serve.broadcast) {
+                (true, _) => ring::run(serve.threads, serve.read, serve.buffers),
+                (_, true) => broadcast::serve(),
+                _ => bare::run(serve.threads, serve.read),
             }
         }
         Command::Engines(engines) => engines::run(&engines),
+        Command::Broadcast(broadcast) => broadcast::run(&broadcast),
         Command::Generator(generator) => generator::run(&generator.turns, generator.json.as_deref()),
         Command::Timer(timer) => timer::run(&timer.turns, timer.json.as_deref()),
         Command::Launch(launch) => Err(process::become_program(launch.parent, launch.cpu, &launch.command)),
