@@ -1,13 +1,14 @@
 //! `echo`: bytes back as they came (RFC 862), and after the client's FIN all bytes, then FIN.
 //!
 //! With `terminator=nul` a session says one thing: everything up to and with the first NUL comes back, later bytes are
-//! discarded, then FIN. Nothing is copied: both forward the bytes from the memory they came into.
+//! discarded, then FIN. Nothing is copied: both forward the bytes from the memory they came into. A datagram is answered
+//! with its bytes, or with those up to and with its first NUL.
 
 use std::sync::Arc;
 
 use super::{BadParameter, Bounds, Entry};
 use crate::session::framing::{Found, Framer, Framing};
-use crate::session::handler::{Chunks, Handler, Next, Pace, Reply, Service};
+use crate::session::handler::{Chunks, DatagramReply, Datagrams, Handler, Next, Pace, Reply, Service};
 use crate::session::mailbox::Address;
 
 pub(super) const ENTRY: Entry = Entry {
@@ -49,6 +50,17 @@ impl Service for Echo {
     fn pace(&self) -> Pace {
         Pace::Brief
     }
+
+    fn datagrams(&self) -> Option<&dyn Datagrams> {
+        Some(self)
+    }
+}
+
+impl Datagrams for Echo {
+    fn answer(&self, request: &[u8], reply: &mut DatagramReply<'_>) {
+        let nul = if self.until_nul { request.iter().position(|&byte| byte == 0) } else { None };
+        reply.put(&request[..nul.map_or(request.len(), |nul| nul + 1)]);
+    }
 }
 
 /// Holds nothing, so that a session's box of it allocates nothing.
@@ -72,6 +84,42 @@ impl Handler for UntilNul {
             Found::Frame { bytes, .. } => Next::Finish { forward: bytes },
             // All of it is taken, so that the next call begins with a framer of its own.
             _ => Next::Forward(input.len()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::handler::Answer;
+
+    type Parameters = [(&'static str, &'static str)];
+
+    fn echo(parameters: &Parameters) -> Arc<dyn Service> {
+        let parameters = parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        ENTRY.build(&parameters.collect::<Vec<_>>()).expect("they are its own")
+    }
+
+    #[test]
+    fn a_datagram_comes_back_as_it_came() {
+        let whole: Vec<u8> = (0..=255).collect();
+        let table: [(&Parameters, &[u8], &[u8]); 7] = [
+            (&[], b"", b""),
+            (&[], b"\0", b"\0"),
+            (&[], &whole, &whole),
+            (&[("terminator", "nul")], b"", b""),
+            (&[("terminator", "nul")], b"no end", b"no end"),
+            (&[("terminator", "nul")], b"a\0b\0", b"a\0"),
+            (&[("terminator", "nul")], b"\0", b"\0"),
+        ];
+        for (parameters, request, expected) in table {
+            let service = echo(parameters);
+            let datagrams = service.datagrams().expect("echo answers datagrams");
+            let mut memory = vec![0xee; datagrams.bound().allowance(request.len())];
+            let mut reply = DatagramReply::new(&mut memory);
+            datagrams.answer(request, &mut reply);
+            assert_eq!(reply.end(), Answer::Datagram(expected.len()), "{parameters:?} {request:?}");
+            assert_eq!(&memory[..expected.len()], expected, "{parameters:?} {request:?}");
         }
     }
 }
