@@ -29,6 +29,7 @@
 
 pub mod buffer;
 pub mod framing;
+pub mod datagram;
 pub mod handler;
 mod mail;
 pub mod mailbox;
