@@ -41,7 +41,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("crossbeam_channel::", &["src/engine/pool/service_queue.rs", "src/logging.rs"]),
     ("hdrhistogram::", &["src/metrics/histogram.rs"]),
     ("base64::", &["src/metrics/histogram.rs"]),
-    ("nix::", &["src/net/children.rs", "src/net/nudge.rs", "src/net/process.rs"]),
+    ("nix::", &["src/net/batch.rs", "src/net/children.rs", "src/net/nudge.rs", "src/net/process.rs"]),
     ("signal_hook::", &["src/load/interrupt.rs"]),
     ("clap::", &["src/cli.rs", "src/main.rs"]),
     ("jiff::", &["src/service/daytime.rs"]),

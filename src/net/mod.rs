@@ -3,11 +3,12 @@
 //! Nothing here knows a session, a service or an engine. `Interrupted` is retried here and seen by nobody else;
 //! would-block is passed on as `ErrorKind::WouldBlock`, for the session to treat as a state.
 //!
-//! Read next: `poller.rs` (readiness), `ring.rs` (completion), `listener.rs` (accepting), `socket.rs` (bytes), `nudge.rs`
-//! (waiting for one socket), `os.rs` (the machine), `process.rs` (what other processes use of it), `children.rs` and
+//! Read next: `poller.rs` (readiness), `ring.rs` (completion), `listener.rs` (accepting), `socket.rs` (bytes), `udp.rs`
+//! (datagrams, by `batch.rs`), `nudge.rs` (waiting for one socket), `os.rs` (the machine), `process.rs` (what other processes use of it), `children.rs` and
 //! `shared.rs` (child processes, and memory shared with them).
 
 pub mod alarm;
+pub mod batch;
 pub mod children;
 pub mod listener;
 pub mod nudge;
@@ -17,6 +18,7 @@ pub mod process;
 pub mod ring;
 pub mod shared;
 pub mod socket;
+pub mod udp;
 
 use rustix::io::Errno;
 
