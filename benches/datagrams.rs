@@ -17,11 +17,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use maitred::config::parse_duration;
 use maitred::net::batch::{Inbox, Outbox, Sent, Switches, turn_on};
 use maitred::net::os;
 use maitred::net::udp::{DatagramSocket, Exchange, Use};
 use maitred::random::Random;
+use maitred::units::parse_duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 use rustix::thread::ClockId;

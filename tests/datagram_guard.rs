@@ -6,8 +6,8 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hasher};
 use std::num::NonZeroU32;
 
 use maitred::random::Random;
-use maitred::session::datagram::{Guard, Policy, Rate, Refusal, Request};
-use maitred::session::handler::{Bound, DatagramReply, Datagrams, LONGEST_DATAGRAM};
+use maitred::session::datagram::{Bound, DatagramReply, Datagrams, LONGEST_DATAGRAM};
+use maitred::session::guard::{Guard, Policy, Rate, Refusal, Request};
 
 const SECOND_NS: u64 = 1_000_000_000;
 const STRANGER: &str = "192.0.2.7:40000";

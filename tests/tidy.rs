@@ -24,7 +24,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("metrics", &["session::handler"]),
     ("net", &[]),
     ("random", &[]),
-    ("service", &["clock::wall_time", "session::framing", "session::handler", "session::mailbox", "units"]),
+    (
+        "service",
+        &["session::datagram", "clock::wall_time", "session::framing", "session::handler", "session::mailbox", "units"],
+    ),
     ("session", &["clock", "sync"]),
     ("sync", &[]),
     ("units", &[]),

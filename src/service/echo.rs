@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use super::{BadParameter, Bounds, Entry};
+use crate::session::datagram::{DatagramReply, Datagrams};
 use crate::session::framing::{Found, Framer, Framing};
-use crate::session::handler::{Chunks, DatagramReply, Datagrams, Handler, Next, Pace, Reply, Service};
+use crate::session::handler::{Chunks, Handler, Next, Pace, Reply, Service};
 use crate::session::mailbox::Address;
 
 pub(super) const ENTRY: Entry = Entry {
@@ -90,14 +91,17 @@ impl Handler for UntilNul {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::session::handler::Answer;
+    use crate::session::datagram::Answer;
 
     type Parameters = [(&'static str, &'static str)];
 
     fn echo(parameters: &Parameters) -> Arc<dyn Service> {
         let parameters = parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        ENTRY.build(&parameters.collect::<Vec<_>>()).expect("they are its own")
+        let bounds = Bounds { max_frame_bytes: 0, max_demand: Duration::ZERO };
+        ENTRY.build(&parameters.collect::<Vec<_>>(), &bounds).expect("they are its own")
     }
 
     #[test]

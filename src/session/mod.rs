@@ -28,8 +28,9 @@
 //! Read next: `handler.rs` for the traits, `buffer.rs` for the rings, `table.rs` for who owns a session when.
 
 pub mod buffer;
-pub mod framing;
 pub mod datagram;
+pub mod framing;
+pub mod guard;
 pub mod handler;
 mod mail;
 pub mod mailbox;
