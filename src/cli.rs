@@ -2,8 +2,9 @@
 //!
 //! Values stay text here: `config.rs` gives a flag the same meaning as the key of the file, and one error for both.
 //! What a flag does when it is left out comes from there as well. The flags of a load are in `cli/load.rs`, and their
-//! meaning in `load/plan.rs`. Read next: [`Config`](crate::config::Config).
+//! meaning in `load/plan.rs`; those of a cell in `cli/cell.rs` and `cell/command.rs`. Read next: [`Config`](crate::config::Config).
 
+mod cell;
 mod load;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::config::{self, default_of};
 use crate::engine::ENGINES;
 use crate::service::SERVICES;
 
+pub use self::cell::{CellArgs, CellCommand, WatchArgs};
 pub use self::load::LoadArgs;
 
 /// A command line that clap has let through.
@@ -49,6 +51,10 @@ pub enum Command {
     /// Put load on any TCP or UDP server and report what it did
     #[command(after_help = load::NOTES)]
     Load(LoadArgs),
+    /// Get, set or watch a value that processes share by a file
+    #[command(after_help = cell::NOTES, subcommand_required = true, arg_required_else_help = true,
+        disable_help_subcommand = true)]
+    Cell(CellArgs),
     /// Print the completions for a shell
     Completions {
         /// The shell that will read them

@@ -10,6 +10,7 @@
 //! Read next: `config/settings.rs`, the limits with their defaults; `config/keys.rs`, one row per setting.
 
 mod file;
+mod flags;
 mod keys;
 mod listen;
 mod settings;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::file::File;
+pub(crate) use self::flags::{number, time, usage};
 use self::keys::{KEYS, Key, Unfit};
 pub(crate) use self::keys::{shown, within};
 use self::listen::{Asked, Field};

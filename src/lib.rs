@@ -21,10 +21,12 @@
 //! - [`metrics`]: counters, histograms, stage times, the summary;
 //! - [`config`], [`units`], [`cli`], [`error`], [`logging`], [`clock`]: what the user typed, and what the program runs with;
 //! - [`daemon`]: all of it put together, with signals;
+//! - [`cell`]: a value that processes share by a file, and watch;
 //! - [`load`]: the load generator, which talks to any server; [`random`]: its seeded draws.
 //!
-//! Arrows point one way: `service → session ← engine → net ← load`. The course is in `design/`, beginning with its README.
+//! Arrows point one way: `service → session ← engine → net ← load`, `cell → net`. The course is in `design/`, beginning with its README.
 
+pub mod cell;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -1,15 +1,15 @@
 //! The synchronisation primitives of the hand-offs: `std`'s, or loom's when the crate is built with `--cfg loom`.
 //!
 //! What the models check of the hand-offs between threads (the session's state word, the table's slots, parking, the
-//! idle stack, the stand-in for the service queue) imports from here, so that loom can check its interleavings. What the
-//! engine keeps beside that (commands, estimates, counters) is `std`'s. The models are beside the code that they check,
-//! in modules named `loom_models`; they run with
+//! idle stack, the stand-in for the service queue) and of the memory of a cell imports from here, so that loom can check
+//! its interleavings. What the engine keeps beside that (commands, estimates, counters) is `std`'s. The models are beside
+//! the code that they check, in modules named `loom_models`; they run with
 //! `RUSTFLAGS="--cfg loom" cargo test --lib --release loom`.
 
 #[cfg(loom)]
 pub(crate) use loom::{
     cell::UnsafeCell,
-    sync::{Mutex, MutexGuard, atomic},
+    sync::{Condvar, Mutex, MutexGuard, atomic},
 };
 
 #[cfg(not(loom))]

@@ -1,9 +1,11 @@
 //! What an engine keeps for one session: its socket, its protocol state, and what the poller was last asked about it.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::front::{Arrival, Refusal};
+use crate::net::batch::send_messages;
 use crate::net::socket::Socket;
 use crate::session::mailbox::Rouse;
 use crate::session::{Session, Stream};
@@ -58,6 +60,11 @@ impl Stream for &Socket {
 
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         Socket::write(self, slices)
+    }
+
+    fn write_each(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let messages: Vec<&[IoSlice<'_>]> = slices.chunks(1).collect();
+        send_messages(self.as_fd(), &messages)
     }
 
     fn finish(&mut self) -> io::Result<()> {

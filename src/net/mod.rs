@@ -4,12 +4,15 @@
 //! would-block is passed on as `ErrorKind::WouldBlock`, for the session to treat as a state.
 //!
 //! Read next: `poller.rs` (readiness), `ring.rs` (completion), `listener.rs` (accepting), `socket.rs` (bytes), `udp.rs`
-//! (datagrams, by `batch.rs`), `nudge.rs` (waiting for one socket), `os.rs` (the machine), `process.rs` (what other processes use of it), `children.rs` and
-//! `shared.rs` (child processes, and memory shared with them).
+//! (datagrams, by `batch.rs`), `nudge.rs` (waiting for one socket), `os.rs` (the machine), `process.rs` (what other
+//! processes use of it), `children.rs` (child processes), `shared.rs`, `futex.rs` and `file.rs` (memory that processes
+//! share, sleeping on it, and its files).
 
 pub mod alarm;
 pub mod batch;
 pub mod children;
+pub mod file;
+pub mod futex;
 pub mod listener;
 pub mod nudge;
 pub mod os;
