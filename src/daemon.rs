@@ -70,6 +70,10 @@ impl Daemon {
         }
         let mut settings = config.settings.clone();
         lower_to(&mut settings.limits, most_sessions);
+        for asked in &config.listeners {
+            let refused = |reason| Error::resource(format!("serve {}", asked.service_name), io::Error::other(reason));
+            asked.service.prepare().map_err(refused)?;
+        }
         let mut listening = Vec::with_capacity(config.listeners.len());
         let mut listeners = Vec::with_capacity(config.listeners.len());
         for asked in &config.listeners {

@@ -25,11 +25,12 @@ mod process;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::thread;
+use std::time::Duration;
 use std::time::SystemTime;
 
 use maitred::config::AtOnce::{self, Many, One};
 use maitred::config::{ENGINE, EngineInfo, Scheme};
-use maitred::service::{self, SERVICES};
+use maitred::service::{self, Bounds, Entry, SERVICES};
 
 use client::{Client, text};
 use daemon::Daemon;
@@ -272,6 +273,19 @@ conversations! {
         clients.iter_mut().for_each(Client::finish);
         2
     };
+    watch_of_a_value_that_is_set: Many Core "watch" "" LEFT, |server| {
+        let [mut watcher, mut setter] = [Client::connect(server), Client::connect(server)];
+        watcher.send(b"WATCH\n");
+        watcher.expect(b"VALUE 0 \n");
+        for version in 1..100 {
+            setter.send(format!("SET {version}\nSET {version}\n").as_bytes());
+            setter.expect(format!("OK {version}\nOK {version}\n").as_bytes());
+            watcher.expect(format!("VALUE {version} {version}\n").as_bytes());
+        }
+        setter.finish();
+        setter.expect_end();
+        2
+    };
     a_session_open_at_the_drain_is_answered: One Core "echo" "" DRAINED, |server| {
         let mut client = Client::connect(server);
         client.echo(&text(100, 7));
@@ -451,12 +465,21 @@ fn check(conversation: &Conversation) {
         !carried.is_empty()
     };
     let fitting = fitting(conversation.name, conversation.at_once, LEFT_OUT);
-    let rows = fitting.into_iter().filter(|engine| is_carried(engine)).flat_map(|engine| {
+    let needs_memory = |engine: &EngineInfo| engine.forks && meets_in_memory(entry, conversation.query);
+    let rows = fitting.into_iter().filter(|engine| is_carried(engine) && !needs_memory(engine)).flat_map(|engine| {
         let is_under_all = conversation.weight == Core || engine.name == ENGINE;
         let settings = if is_under_all { rows_for(engine, SETTINGS) } else { vec![SETTINGS[0]] };
         settings.into_iter().map(move |settings| (engine, settings))
     });
     check_all(rows, |(engine, settings)| hold(conversation, engine, settings));
+}
+
+/// Whether its sessions reach each other through memory, so that processes will not do.
+fn meets_in_memory(entry: &Entry, query: &str) -> bool {
+    let pairs = query.trim_start_matches('?').split('&').filter_map(|pair| pair.split_once('='));
+    let parameters: Vec<_> = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let bounds = Bounds { max_frame_bytes: 1 << 20, max_demand: Duration::from_secs(10) };
+    entry.build(&parameters, &bounds).expect("the listener is right").meets_in_memory()
 }
 
 fn hold(conversation: &Conversation, engine: &EngineInfo, settings: &[&str]) {

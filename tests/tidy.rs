@@ -27,7 +27,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("random", &[]),
     (
         "service",
-        &["session::datagram", "clock::wall_time", "session::framing", "session::handler", "session::mailbox", "units"],
+        &[
+            "cell",
+            "error",
+            "session::audience",
+            "session::datagram",
+            "clock::wall_time",
+            "session::framing",
+            "session::handler",
+            "session::mailbox",
+            "units",
+        ],
     ),
     ("session", &["clock", "sync"]),
     ("sync", &[]),

@@ -20,6 +20,7 @@ mod command;
 mod file;
 mod image;
 mod memory;
+mod observer;
 mod word;
 
 use std::fmt;
@@ -35,6 +36,7 @@ pub use command::command;
 pub use image::Set;
 use image::{Damage, Image};
 use memory::Memory;
+pub use observer::start_observer;
 
 /// The longest text in bytes: with `SET ` before it and the LF behind it, a line of 8 KiB.
 pub const TEXT_MAX_BYTES: usize = image::TEXT_MAX_BYTES;

@@ -122,6 +122,20 @@ impl Asked {
             let problem = format!("engine {} cannot carry {} on {}: {reason}", engine.name, entry.name, scheme.name());
             self.service.wrong(problem, "another engine, or a service that this one carries")
         })?;
+        if engine.forks && listener.service.meets_in_memory() {
+            let with = entry
+                .parameters
+                .iter()
+                .find(|(key, _)| *key == "cell")
+                .map(|(key, value)| format!(" without {key}={value}"));
+            let problem = format!(
+                "engine {} cannot carry {}{}: its sessions share no memory",
+                engine.name,
+                entry.name,
+                with.unwrap_or_default()
+            );
+            return Err(self.service.wrong(problem, "another engine, or a service that this one carries"));
+        }
         Ok(listener)
     }
 
@@ -176,6 +190,14 @@ pub(super) fn defaults(engine: &EngineInfo, bounds: &Bounds) -> Result<Vec<Liste
             }
             let service =
                 entry.build(&[], bounds).unwrap_or_else(|bad| panic!("{} does without {}", entry.name, bad.key));
+            if engine.forks && service.meets_in_memory() {
+                log::warn!(
+                    "{} is left out: engine {} cannot carry it: its sessions share no memory",
+                    entry.name,
+                    engine.name
+                );
+                continue;
+            }
             listeners.push(Listener {
                 service_name: entry.name,
                 scheme,

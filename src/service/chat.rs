@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, Weak};
 
 use super::{BadParameter, Bounds, Entry};
+use crate::session::audience::Audience;
 use crate::session::framing::{Found, Framer, Framing, LINE_BYTES_MAX};
 use crate::session::handler::{Chunks, Handler, Mailing, Next, Pace, Reply, Sending, Service};
 use crate::session::mailbox::{Address, Limits, Mailbox, Message, message_of, post_to_all};
@@ -106,7 +107,7 @@ impl Service for Chat {
 
     fn open(&self, address: Option<&Address>) -> Box<dyn Handler> {
         let address = Address::clone(address.expect("it was asked for"));
-        self.room.enter(&address);
+        self.room.members.enter(&address);
         let (room, slow) = (Arc::clone(&self.room), self.slow);
         Box::new(Member { room, address, slow, framing: self.framing, framer: Framer::new(self.framing) })
     }
@@ -118,13 +119,16 @@ impl Service for Chat {
     fn has_jobs(&self) -> bool {
         true
     }
+
+    fn meets_in_memory(&self) -> bool {
+        true
+    }
 }
 
 /// Who hears each other.
 struct Room {
     framing: Framing,
-    /// Copied by whoever comes or goes while somebody speaks, so that nobody who speaks to thousands holds the lock.
-    members: Mutex<Arc<Vec<Address>>>,
+    members: Audience,
 }
 
 /// Rooms by name, as long as a listener or a client is in one.
@@ -132,7 +136,7 @@ static NAMED: LazyLock<Mutex<HashMap<String, Weak<Room>>>> = LazyLock::new(Mutex
 
 impl Room {
     fn new(framing: Framing) -> Room {
-        Room { framing, members: Mutex::default() }
+        Room { framing, members: Audience::default() }
     }
 
     /// The room of this name, unless its members frame otherwise.
@@ -145,25 +149,6 @@ impl Room {
         let room = Arc::new(Room::new(framing));
         named.insert(name.to_owned(), Arc::downgrade(&room));
         Some(room)
-    }
-
-    fn enter(&self, address: &Address) {
-        self.with_members(|members| members.push(Address::clone(address)));
-    }
-
-    fn leave(&self, address: &Address) {
-        self.with_members(|members| {
-            let place = members.iter().position(|member| Arc::ptr_eq(member, address));
-            members.swap_remove(place.expect("who leaves has entered"));
-        });
-    }
-
-    fn members(&self) -> Arc<Vec<Address>> {
-        Arc::clone(&self.members.lock().expect("no thread panics while it holds this lock"))
-    }
-
-    fn with_members(&self, change: impl FnOnce(&mut Vec<Address>)) {
-        change(Arc::make_mut(&mut self.members.lock().expect("no thread panics while it holds this lock")));
     }
 }
 
@@ -183,7 +168,7 @@ impl Member {
             Slow::Evict => Mailbox::evict(address),
             Slow::Drop => {}
         };
-        post_to_all(&self.room.members(), Some(&self.address), &message, reply.parallel(), &handle_full);
+        post_to_all(&self.room.members.all(), Some(&self.address), &message, reply.parallel(), &handle_full);
     }
 }
 
@@ -212,7 +197,7 @@ impl Handler for Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.room.leave(&self.address);
+        self.room.members.leave(&self.address);
     }
 }
 

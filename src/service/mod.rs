@@ -11,6 +11,7 @@ mod discard;
 mod echo;
 mod once;
 mod time;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +57,8 @@ pub struct BadParameter {
 }
 
 /// All services, in the order in which people are shown them.
-pub const SERVICES: &[Entry] = &[echo::ENTRY, discard::ENTRY, chargen::ENTRY, daytime::ENTRY, time::ENTRY, chat::ENTRY];
+pub const SERVICES: &[Entry] =
+    &[echo::ENTRY, discard::ENTRY, chargen::ENTRY, daytime::ENTRY, time::ENTRY, chat::ENTRY, watch::ENTRY];
 
 /// The service of this name.
 pub fn find(name: &str) -> Option<&'static Entry> {

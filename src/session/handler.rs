@@ -54,6 +54,21 @@ pub trait Service: Send + Sync {
         false
     }
 
+    /// Whether its sessions reach each other through the memory of the process, so that an engine will not do whose sessions
+    /// are in processes of their own.
+    fn meets_in_memory(&self) -> bool {
+        false
+    }
+
+    /// Does what takes a while or may fail, and is part of no request. Called before anybody can connect, and before the
+    /// engine has any thread or process.
+    ///
+    /// # Errors
+    /// Why it cannot serve, for people.
+    fn prepare(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Whether its handlers and calls look at the [`Moment`], which costs the engine readings of the clock.
     fn reads_clock(&self) -> bool {
         false

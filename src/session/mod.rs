@@ -27,6 +27,7 @@
 //!
 //! Read next: `handler.rs` for the traits, `buffer.rs` for the rings, `table.rs` for who owns a session when.
 
+pub mod audience;
 pub mod buffer;
 pub mod datagram;
 pub mod framing;
