@@ -7,10 +7,15 @@
 //! A half-close does not end it. A client that has no more to say may still want to read, and what it says is of no
 //! consequence here; the servers of old inetd do not so much as read it. So it ends when the client can be sent nothing
 //! more: when it closes the whole connection, and what comes for it after that is answered with a reset.
+//!
+//! A datagram is answered with the beginning of the pattern, as much of it as the request is long and at most 512 bytes. The
+//! RFC draws the length, from 0 to 512; but an answer that is longer than its request multiplies what a forger of senders
+//! sends, and this protocol is notorious for it.
 
 use std::sync::Arc;
 
 use super::{BadParameter, Bounds, Entry};
+use crate::session::datagram::{DatagramReply, Datagrams};
 use crate::session::handler::{Chunks, Handler, Next, Pace, Reply, Service};
 use crate::session::mailbox::Address;
 
@@ -32,6 +37,9 @@ const CHARACTERS: usize = (LAST - FIRST) as usize + 1;
 /// Characters of a line, and its bytes with CR LF.
 const COLUMNS: usize = 72;
 const LINE: usize = COLUMNS + 2;
+
+/// Bytes of the longest answer to a datagram.
+const LONGEST_ANSWER: usize = 512;
 
 /// Every line once: each begins one character further on, so that there are as many as there are characters.
 static LINES: [u8; CHARACTERS * LINE] = lines();
@@ -79,6 +87,16 @@ impl Service for Chargen {
     fn pace(&self) -> Pace {
         Pace::Brief
     }
+
+    fn datagrams(&self) -> Option<&dyn Datagrams> {
+        Some(self)
+    }
+}
+
+impl Datagrams for Chargen {
+    fn answer(&self, request: &[u8], reply: &mut DatagramReply<'_>) {
+        reply.put(pattern(0, request.len().min(LONGEST_ANSWER)));
+    }
 }
 
 /// The speech of one session.
@@ -119,6 +137,7 @@ impl Handler for Speech {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::datagram::Answer;
 
     #[test]
     fn the_lines_are_those_of_the_rfc() {
@@ -131,6 +150,17 @@ mod tests {
             assert_eq!(*line, &ring[number..number + 72], "line {number}");
         }
         assert!(lines[0].starts_with(" !\"#$%&'()") && lines[94].starts_with("~ !\""));
+    }
+
+    #[test]
+    fn a_datagram_is_answered_with_no_more_than_it_brought() {
+        for (request, expected) in [(0, 0), (1, 1), (74, 74), (511, 511), (512, 512), (513, 512), (65_507, 512)] {
+            let mut memory = vec![0; Chargen.bound().allowance(request)];
+            let mut reply = DatagramReply::new(&mut memory);
+            Chargen.answer(&vec![0xff; request], &mut reply);
+            assert_eq!(reply.end(), Answer::Datagram(expected), "to {request} bytes");
+            assert_eq!(memory[..expected], LINES[..expected]);
+        }
     }
 
     #[test]

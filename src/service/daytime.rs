@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::once::Once;
 use super::{BadParameter, Bounds, Entry};
 use crate::clock::wall_time;
+use crate::session::datagram::{Bound, DatagramReply, Datagrams};
 use crate::session::handler::{Handler, Pace, Service};
 use crate::session::mailbox::Address;
 
@@ -50,6 +51,20 @@ impl Service for Daytime {
     fn pace(&self) -> Pace {
         Pace::Brief
     }
+
+    fn datagrams(&self) -> Option<&dyn Datagrams> {
+        Some(self)
+    }
+}
+
+impl Datagrams for Daytime {
+    fn bound(&self) -> Bound {
+        Bound::Fixed
+    }
+
+    fn answer(&self, _request: &[u8], reply: &mut DatagramReply<'_>) {
+        reply.put(line((self.now)()).as_bytes());
+    }
 }
 
 /// The line for this moment, at most 64 bytes; nothing for one so far off that no calendar has it.
@@ -63,6 +78,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::session::datagram::Answer;
 
     fn line_at(seconds: i64) -> String {
         let distance = Duration::from_secs(seconds.unsigned_abs());
@@ -85,9 +101,17 @@ mod tests {
     }
 
     #[test]
-    fn no_line_is_longer_than_an_answer_by_datagram_may_be() {
+    fn a_datagram_is_answered_with_the_line_whatever_it_says() {
+        let service = Daytime { now: || SystemTime::UNIX_EPOCH };
+        for request in [&b""[..], b"what time is it?"] {
+            let mut memory = vec![0; service.bound().allowance(request.len())];
+            let mut reply = DatagramReply::new(&mut memory);
+            service.answer(request, &mut reply);
+            let Answer::Datagram(len) = reply.end() else { panic!("there is an answer") };
+            assert_eq!(&memory[..len], b"Thursday, January 1, 1970 00:00:00-UTC\r\n");
+        }
         let longest = (0..400).map(|days| line_at(days * 86_400).len()).max();
         assert_eq!(longest, Some("Wednesday, September 10, 1970 00:00:00-UTC\r\n".len()));
-        assert!(longest <= Some(64));
+        assert!(longest <= Some(service.bound().allowance(0)), "every line fits");
     }
 }

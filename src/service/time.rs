@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use super::once::Once;
 use super::{BadParameter, Bounds, Entry};
 use crate::clock::wall_time;
+use crate::session::datagram::{Bound, DatagramReply, Datagrams};
 use crate::session::handler::{Handler, Pace, Service};
 use crate::session::mailbox::Address;
 
@@ -53,6 +54,20 @@ impl Service for Time {
     fn pace(&self) -> Pace {
         Pace::Brief
     }
+
+    fn datagrams(&self) -> Option<&dyn Datagrams> {
+        Some(self)
+    }
+}
+
+impl Datagrams for Time {
+    fn bound(&self) -> Bound {
+        Bound::Fixed
+    }
+
+    fn answer(&self, _request: &[u8], reply: &mut DatagramReply<'_>) {
+        reply.put(&number((self.now)()));
+    }
 }
 
 /// The four bytes for this moment.
@@ -70,6 +85,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::session::datagram::Answer;
 
     #[test]
     fn seconds_count_from_1900_and_begin_again_in_2036() {
@@ -90,6 +106,18 @@ mod tests {
             (after(2_085_978_497), 1),
         ] {
             assert_eq!(u32::from_be_bytes(number(now)), expected, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn a_datagram_is_answered_with_the_number_whatever_it_says() {
+        let service = Time { now: || SystemTime::UNIX_EPOCH };
+        for request in [&b""[..], b"what time is it?"] {
+            let mut memory = vec![0; service.bound().allowance(request.len())];
+            let mut reply = DatagramReply::new(&mut memory);
+            service.answer(request, &mut reply);
+            assert_eq!(reply.end(), Answer::Datagram(4));
+            assert_eq!(memory[..4], 2_208_988_800_u32.to_be_bytes());
         }
     }
 }
