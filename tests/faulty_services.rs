@@ -1,5 +1,5 @@
 //! Services that only tests have, on every engine: one that panics, one that cannot be opened, one that speaks first, one
-//! that writes down how its sessions end.
+//! that writes down how its sessions end, one that sends each byte back by a call.
 //!
 //! The binary is its own test runner, since an engine that forks must start in a process with one thread. Started as
 //! `faulty_services serve FLAGS` it becomes `maitred serve` with these services beside echo, before any thread of a test
@@ -20,6 +20,7 @@ mod runner;
 
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use rustix::process::Signal;
@@ -30,8 +31,8 @@ use maitred::config::{Config, Listener, Scheme};
 use maitred::engine::ENGINES;
 use maitred::error::Error;
 use maitred::logging::{Log, install_panic_hook};
-use maitred::session::handler::{Chunks, Closed, Handler, Next, Pace, Reply, Service};
-use maitred::session::mailbox::Address;
+use maitred::session::handler::{Call, Chunks, Closed, Handler, Mailing, Moment, Next, Pace, Reply, Sending, Service};
+use maitred::session::mailbox::{Address, Limits, Message};
 
 use client::{Client, text};
 use daemon::Daemon;
@@ -78,15 +79,18 @@ fn serve() -> Result<(), Error> {
 struct Made {
     name: &'static str,
     speaks_first: bool,
+    /// How many calls a session may have in flight; none without a mailbox.
+    calls: Option<u32>,
     open: fn() -> Box<dyn Handler>,
 }
 
 const MADE: &[Made] = &[
-    Made { name: "faulty", speaks_first: false, open: || Box::new(Faulty) },
-    Made { name: "unopened", speaks_first: false, open: || panic!("it cannot be opened") },
-    Made { name: "clumsy", speaks_first: false, open: || Box::new(Clumsy) },
-    Made { name: "herald", speaks_first: true, open: || Box::new(Herald) },
-    Made { name: "chronicler", speaks_first: false, open: || Box::new(Chronicler { said: Vec::new() }) },
+    Made { name: "faulty", speaks_first: false, calls: None, open: || Box::new(Faulty) },
+    Made { name: "unopened", speaks_first: false, calls: None, open: || panic!("it cannot be opened") },
+    Made { name: "clumsy", speaks_first: false, calls: None, open: || Box::new(Clumsy) },
+    Made { name: "herald", speaks_first: true, calls: None, open: || Box::new(Herald) },
+    Made { name: "chronicler", speaks_first: false, calls: None, open: || Box::new(Chronicler { said: Vec::new() }) },
+    Made { name: "toiler", speaks_first: false, calls: Some(1 << 20), open: || Box::new(Toiler) },
 ];
 
 impl Service for Made {
@@ -102,8 +106,13 @@ impl Service for Made {
         self.speaks_first
     }
 
+    fn mailbox(&self) -> Option<Mailing> {
+        let limits = Limits { bytes: 1 << 10, messages: 16, edge: true };
+        self.calls.map(|calls| Mailing { limits, calls, sending: Sending::Vectored })
+    }
+
     fn pace(&self) -> Pace {
-        Pace::Brief
+        if self.calls.is_some() { Pace::Calls } else { Pace::Brief }
     }
 }
 
@@ -172,6 +181,30 @@ impl Handler for Chronicler {
     }
 }
 
+/// Sends each byte back by a call of its own; that of a `z` takes a while. Panics when it is told to.
+struct Toiler;
+
+impl Handler for Toiler {
+    fn handle_input(&mut self, input: Chunks<'_>, reply: &mut Reply<'_>) -> Next {
+        let (first, second) = input.slices();
+        let byte = *first.first().or(second.first()).expect("input is a byte at least");
+        assert!(byte != b'!', "told to panic");
+        reply.call(Box::new(Toil(byte)));
+        Next::Discard(1)
+    }
+}
+
+struct Toil(u8);
+
+impl Call for Toil {
+    fn run(self: Box<Self>, _moment: &Moment) -> Message {
+        if self.0 == b'z' {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        Message::from([self.0])
+    }
+}
+
 /// This binary as a daemon.
 fn start(engine: &str, flags: &[&str]) -> Daemon {
     let mut command = Command::new(std::env::current_exe().expect("this binary has a path"));
@@ -208,6 +241,10 @@ const TESTS: &[Test] = &[
     ),
     ("a_service_may_speak_first", a_service_may_speak_first),
     ("a_service_learns_how_each_session_ended", a_service_learns_how_each_session_ended),
+    (
+        "calls_of_the_last_session_may_be_left_when_it_has_ended",
+        calls_of_the_last_session_may_be_left_when_it_has_ended,
+    ),
 ];
 
 fn a_panic_in_a_service_ends_that_session_alone() {
@@ -328,5 +365,25 @@ fn a_service_learns_how_each_session_ended() {
         is_told("still here", "drained");
         let summary = daemon.finish();
         assert_eq!((summary.accepted(), summary.closed("panicked")), (6, 2), "{summary:?}");
+    });
+}
+
+fn calls_of_the_last_session_may_be_left_when_it_has_ended() {
+    for_each_engine(One, LEFT_OUT, |engine| {
+        for flags in
+            rows_for(engine, &[&["--workers", "2"], &["--workers", "2", "--assist", "off"], &["--workers", "1"], &[]])
+        {
+            let daemon = start(engine.name, flags);
+            let mut client = Client::connect(daemon.process.address_of("toiler"));
+            // Keeps its session through the drain.
+            client.send(b"z");
+            daemon.process.signal(Signal::TERM);
+            daemon.process.wait_for_message("draining");
+            // More calls than the queue has room for, and no session that they would be of.
+            client.send(&[&[b'a'; 20_000][..], b"!"].concat());
+            client.wait_for_end();
+            let summary = daemon.finish();
+            assert_eq!(summary.accepted(), 1, "{summary:?}");
+        }
     });
 }

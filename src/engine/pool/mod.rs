@@ -7,8 +7,8 @@
 //! Shutdown, in this order; each step finds the stage before it closed and empty:
 //! 1. the front accepts what still waits, closes the listeners and schedules every session to end;
 //! 2. it goes on serving until no session lives (the drain timeout ends those that linger);
-//! 3. it marks the pool as stopping, wakes all workers and returns: the queue is empty, since no session lives;
-//! 4. the workers find the queue empty and return;
+//! 3. it marks the pool as stopping, wakes all workers and returns: the queue holds no turn, since no session lives;
+//! 4. the workers take what is left, calls that nobody waits for, find the queue empty and return;
 //! 5. `join` checks the books: accepted = turned away + the sum of all `Closed`.
 
 mod hand_off;
@@ -218,7 +218,7 @@ impl Running for Pool {
 
     fn join(&self, _hearing: Option<Hearing<'_>>) {
         self.crew.join();
-        assert_eq!(self.shared.queue.len(), 0, "a session in the queue lives");
+        assert_eq!(self.shared.queue.len(), 0, "whoever puts something there takes until there is nothing");
         self.shared.books().check();
     }
 }

@@ -101,13 +101,12 @@ impl<'a> Worker<'a> {
     pub(super) fn run(mut self) {
         self.shared.idle.occupy(self.number);
         loop {
+            // Looked at before the queue: what was put there until the pool stopped is taken.
+            let has_stopped = self.shared.stopping.load(Ordering::SeqCst);
             match self.take() {
                 Some(request) => self.serve(request),
-                None => {
-                    if !self.rest() {
-                        return;
-                    }
-                }
+                None if has_stopped => return,
+                None => self.rest(),
             }
         }
     }
@@ -146,12 +145,12 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Waits until there may be something to take. False when the pool has stopped.
-    fn rest(&mut self) -> bool {
+    /// Waits until there may be something to take, or the pool has stopped.
+    fn rest(&mut self) {
         self.note_pace();
         if self.look_again() {
             self.paced_ns = self.shared.common.clock.now_ns();
-            return true;
+            return;
         }
         let shared = self.shared;
         if shared.reactor.budget.awaited.load(Ordering::SeqCst) {
@@ -167,8 +166,6 @@ impl<'a> Worker<'a> {
         }
         self.streak = 0;
         self.paced_ns = shared.common.clock.now_ns();
-        // What was queued before the pool stopped has been served: a session in the queue lives, and none does.
-        !shared.stopping.load(Ordering::SeqCst)
     }
 
     /// Looks at the queue for a while before sleeping, as configured and as the last moments suggest.
