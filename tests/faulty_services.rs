@@ -245,6 +245,10 @@ const TESTS: &[Test] = &[
         "calls_of_the_last_session_may_be_left_when_it_has_ended",
         calls_of_the_last_session_may_be_left_when_it_has_ended,
     ),
+    (
+        "a_session_with_a_mailbox_is_not_spared_by_the_idle_timeout",
+        a_session_with_a_mailbox_is_not_spared_by_the_idle_timeout,
+    ),
 ];
 
 fn a_panic_in_a_service_ends_that_session_alone() {
@@ -385,5 +389,16 @@ fn calls_of_the_last_session_may_be_left_when_it_has_ended() {
             let summary = daemon.finish();
             assert_eq!(summary.accepted(), 1, "{summary:?}");
         }
+    });
+}
+
+fn a_session_with_a_mailbox_is_not_spared_by_the_idle_timeout() {
+    for_each_engine(One, LEFT_OUT, |engine| {
+        let daemon = start(engine.name, &["--idle-timeout", "500ms"]);
+        let mut client = Client::connect(daemon.process.address_of("toiler"));
+        client.echo(b"aaaa");
+        client.wait_for_end();
+        let summary = daemon.drain();
+        assert_eq!(summary.closed("idle_timeout"), 1, "{summary:?}");
     });
 }

@@ -66,11 +66,9 @@ pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Con
     let tick = AtomicU32::new(now_tick());
     let ticks = Ticks::beginning(now_tick());
     let mut calls = VecDeque::new();
-    // Mail is announced by a nudge, and looked for after every wait.
-    let mail = if connection.session.address().is_some() { Reasons::POSTED } else { Reasons::NONE };
     let mut heard = common.orders().stage(common.clock.now_ns());
-    let mut reasons = Reasons::RESUME | mail | heard.reasons();
-    if !connection.speaks_first && mail.is_empty() && heard.reasons().is_empty() {
+    let mut reasons = Reasons::RESUME | heard.reasons();
+    if !connection.speaks_first && !connection.session.has_news() && heard.reasons().is_empty() {
         reasons = wait_for(common, connection, &ticks, now_tick());
     }
     loop {
@@ -80,34 +78,33 @@ pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Con
             heard = stage;
             reasons |= stage.reasons();
         }
+        // Announced by a nudge, which says no more than that there is something to look for.
+        if connection.session.has_news() {
+            reasons |= Reasons::POSTED;
+        }
         if reasons.intersects(Reasons::READABLE | Reasons::WRITABLE | Reasons::READ_ON) {
             ticks.last_ready.store(tick.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         let end = turns.run(connection, &mut Calls, &ticks, reasons, &tick, None);
         calls.append(&mut turns.placed);
-        if let TurnEnd::Closed(closed) = end {
-            return closed;
-        }
-        if let Some(call) = calls.pop_front() {
-            // There is nobody else to run it. Its reply leaves before the next one is run.
-            let _ = turns.call(call, None);
-            reasons = mail | Reasons::RESUME;
-            continue;
-        }
-        reasons = mail
-            | match end {
-                TurnEnd::Closed(closed) => return closed,
-                TurnEnd::Again => Reasons::RESUME,
-                TurnEnd::Starved => {
-                    turns.put_rings_away();
-                    wait(None, Interest { input: false, output: false }, Some(MEMORY_PAUSE));
-                    Reasons::RESUME
-                }
-                TurnEnd::Idle => {
-                    turns.put_rings_away();
-                    wait_for(common, connection, &ticks, tick.load(Ordering::Relaxed))
-                }
-            };
+        reasons = match (end, calls.pop_front()) {
+            (TurnEnd::Closed(closed), _) => return closed,
+            (_, Some(call)) => {
+                // There is nobody else to run it. Its reply leaves before the next one is run.
+                let _ = turns.call(call, None);
+                Reasons::RESUME
+            }
+            (TurnEnd::Again, None) => Reasons::RESUME,
+            (TurnEnd::Starved, None) => {
+                turns.put_rings_away();
+                wait(None, Interest { input: false, output: false }, Some(MEMORY_PAUSE));
+                Reasons::RESUME
+            }
+            (TurnEnd::Idle, None) => {
+                turns.put_rings_away();
+                wait_for(common, connection, &ticks, tick.load(Ordering::Relaxed))
+            }
+        };
     }
 }
 

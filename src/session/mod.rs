@@ -253,7 +253,8 @@ impl Session {
         self.mail.as_mut().map_or(Ok(()), |mail| mail.collect(tally))
     }
 
-    fn has_news(&self) -> bool {
+    /// Whether something has been left for it since it last took all there was.
+    pub fn has_news(&self) -> bool {
         self.mail.as_ref().is_some_and(|mail| mail.mailbox.has_news())
     }
 
