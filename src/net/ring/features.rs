@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::thread::Builder;
 
 use io_uring::{IoUring, Probe, opcode, squeue};
 use rustix::event::EventfdFlags;
@@ -40,6 +41,15 @@ pub struct Features {
 /// # Errors
 /// Why there can be no ring at all, in words for whoever runs the daemon.
 pub fn probe() -> Result<Features, String> {
+    // On a thread that is gone as well when this returns: when the kernel takes a ring down, a moment later, it interrupts
+    // the thread that made it, whose read with a timeout would fail for nothing that it did.
+    match Builder::new().name("probe".to_owned()).spawn(probe_here) {
+        Ok(thread) => thread.join().expect("nothing here panics"),
+        Err(_) => probe_here(),
+    }
+}
+
+fn probe_here() -> Result<Features, String> {
     let (mut ring, deferred) = set_up(8, 16).map_err(|error| reason(&error))?;
     let mut known = Probe::new();
     ring.submitter()
@@ -93,6 +103,10 @@ fn reason(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -101,6 +115,17 @@ mod tests {
         assert!(told(Errno::PERM).contains("seccomp") && told(Errno::PERM).contains("kernel.io_uring_disabled"));
         assert!(told(Errno::NOSYS).contains("not in this kernel"));
         assert!(told(Errno::NOMEM).contains("locked memory"));
+    }
+
+    #[test]
+    fn a_probe_disturbs_nobody_who_waits_afterwards() {
+        let (mut silent, _kept) = UnixStream::pair().expect("there are sockets");
+        silent.set_read_timeout(Some(Duration::from_millis(10))).expect("a socket has timeouts");
+        for _ in 0..30 {
+            let _ = probe();
+            let waited = silent.read(&mut [0]).expect_err("nothing comes");
+            assert_eq!(waited.kind(), io::ErrorKind::WouldBlock, "{waited}");
+        }
     }
 
     #[test]
