@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 use super::accept::share_ports;
 use super::common::{Errand, Stage};
-use super::event_loop::{Loop, LoopFloor, Loops};
+use super::event_loop::{LoopFloor, start_loops};
 use super::front::{Arrival, Floor, Refusal};
+use super::loops::{Loop, Loops};
 use super::reactor::Sessions;
 use super::{Entry, Start, anywhere, carries_all};
 use crate::config::{AtOnce, EngineInfo, Placement};
@@ -31,21 +32,23 @@ pub(super) const ENTRY: Entry = Entry {
         at_once: AtOnce::Many,
         forks: false,
     },
-    start: |start| Ok(Box::new(start_loops(start)?)),
+    start: |start| Ok(Box::new(begin(start)?)),
     available: anywhere,
 };
 
-fn start_loops(mut start: Start) -> Result<Loops, Error> {
+fn begin(mut start: Start) -> Result<Loops, Error> {
     let (count, placement) = (start.settings.workers, start.settings.placement);
     let listeners = std::mem::take(&mut start.listeners);
     if placement == Placement::ReusePort {
-        let floor = |loops: &Arc<[Loop]>, number: usize| Sessions::new(&loops[number].reactor);
-        return Loops::start(ENTRY.info.name, start, share_ports(listeners, count)?, floor);
+        let listeners = share_ports(listeners, count)?;
+        return start_loops(ENTRY.info.name, &start, listeners, |loops, number| {
+            Sessions::new(&loops.all[number].reactor)
+        });
     }
     let first_alone = std::iter::once(listeners).chain((1..count).map(|_| Vec::new())).collect();
-    Loops::start(ENTRY.info.name, start, first_alone, |loops, number| Dealer {
-        sessions: Sessions::new(&loops[number].reactor),
-        loops: Arc::clone(loops),
+    start_loops(ENTRY.info.name, &start, first_alone, |loops, number| Dealer {
+        sessions: Sessions::new(&loops.all[number].reactor),
+        loops: Arc::clone(&loops.all),
         number,
         placement,
         dealt: vec![0; count],

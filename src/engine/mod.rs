@@ -16,6 +16,7 @@ mod event_loop;
 mod event_loops;
 mod front;
 mod leader_followers;
+mod loops;
 mod parking;
 mod pool;
 pub mod prefork;

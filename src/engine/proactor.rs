@@ -25,18 +25,14 @@ use std::time::Duration;
 
 use self::ports::{CANCEL, FIRST_PORT, News, Ports};
 use super::accept::{Doorbell, share_ports};
-use super::books::Books;
-use super::common::{Common, Desk, Stage};
-use super::crew::{Crew, Hand};
+use super::common::{Desk, Stage};
 use super::front::{Arrival, Floor, Front, Refusal};
+use super::loops::{Loop, Loops};
 use super::reactor::{Reactor, Sessions};
 use super::turns::Turns;
-use super::{Command, Entry, Hearing, Running, Served, Start, carries_all};
+use super::{Command, Entry, Running, Served, Start, carries_all};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
-use crate::metrics::counters::TurnCounters;
-use crate::metrics::stages::StageRecorder;
-use crate::metrics::summary::Summary;
 use crate::net::poller::{Batch, Ready};
 use crate::net::ring::{Ring, Size, probe};
 use crate::net::socket::Socket;
@@ -50,7 +46,7 @@ pub(super) const ENTRY: Entry = Entry {
         at_once: AtOnce::Many,
         forks: false,
     },
-    start: |start| Ok(Box::new(Proactor::start(start)?)),
+    start: |start| Ok(Box::new(begin(start)?)),
     available,
 };
 
@@ -88,125 +84,73 @@ fn available() -> Result<(), String> {
     }
 }
 
-/// What one worker has to itself.
-struct Worker {
-    reactor: Arc<Reactor>,
-    counters: TurnCounters,
-    stages: StageRecorder,
-}
-
-/// The running engine.
-struct Proactor {
-    common: Arc<Common>,
-    workers: Arc<[Worker]>,
-    crew: Crew,
-}
-
-impl Proactor {
-    fn start(mut start: Start) -> Result<Proactor, Error> {
-        let count = start.settings.workers;
-        let shares = share_ports(std::mem::take(&mut start.listeners), count)?;
-        let common = Arc::new(Common::new(&start, count)?);
-        let buffer_bytes = common.settings.limits.max_buffer_bytes / count;
-        let made = |number| Worker {
-            reactor: Reactor::new(&common, number, start.most_sessions, buffer_bytes),
-            counters: TurnCounters::default(),
-            stages: StageRecorder::default(),
-        };
-        let workers: Arc<[Worker]> = (0..count).map(made).collect();
-        let crew = Crew::new(common.settings.pin);
-        let engine = Proactor { common, workers, crew };
-        let (told, tells) = channel();
-        let mut outcome = Ok(());
-        for (number, served) in shares.into_iter().enumerate() {
-            let (workers, told) = (Arc::clone(&engine.workers), told.clone());
-            let run = move || workers[number].run(number, served, told);
-            outcome = outcome.and(engine.crew.start([Hand::new(format!("ring-{number}"), Some(number), run)]));
-            // A ring belongs to the thread that makes it, and only there is it known whether it could be made.
-            outcome = outcome.and_then(|()| tells.recv().expect("a worker tells how it began"));
-            if outcome.is_err() {
-                // This one and those behind it let nobody in; the others are to end.
-                (number..count).for_each(|_| engine.common.close_one());
-                break;
-            }
-        }
-        if let Err(reason) = outcome {
-            engine.common.tell(&Command::Stop);
-            engine.crew.join();
-            return Err(reason);
-        }
-        Ok(engine)
-    }
-
-    fn books(&self) -> Books<'_> {
-        Books {
-            engine: ENTRY.info.name,
-            common: &self.common,
-            turns: self.workers.iter().map(|worker| &worker.counters).collect(),
-            stages: self.workers.iter().map(|worker| &worker.stages).collect(),
-            polls_sessions: true,
-            buffer_bytes: Some(self.workers.iter().map(|worker| worker.reactor.budget.made_bytes()).sum()),
-            accepted_elsewhere: 0,
-            open: self.common.live() as u64,
+fn begin(mut start: Start) -> Result<Loops, Error> {
+    let count = start.settings.workers;
+    let shares = share_ports(mem::take(&mut start.listeners), count)?;
+    let loops = Loops::new(ENTRY.info.name, &start, count)?;
+    let (told, tells) = channel();
+    let run_one = |served| {
+        let told = told.clone();
+        move |one: &Loop| run(one, served, &told)
+    };
+    loops.begin("ring", shares.into_iter().map(run_one))?;
+    // A ring belongs to the thread that makes it, and only there is it known whether it could be made.
+    let failed = (0..count).filter_map(|_| tells.recv().expect("a thread tells how it began").err()).last();
+    match failed {
+        None => Ok(loops),
+        Some(reason) => {
+            loops.command(Command::Stop);
+            loops.join(None);
+            Err(reason)
         }
     }
 }
 
-impl Worker {
-    fn run(&self, number: usize, served: Vec<Served>, told: Sender<Result<(), Error>>) {
-        let common = &self.reactor.common;
-        let front = ring(common.settings.ring_bytes).and_then(|ring| {
-            let (sessions, ports) = (Sessions::new(&self.reactor), Ports::new(ring));
-            let reactor = Arc::clone(&self.reactor);
-            let floor =
-                Completions { reactor, sessions, ports, rang: false, accepted: Vec::new(), accepts: Vec::new() };
-            Front::new(Arc::clone(common), number, served, floor)
-        });
-        match front {
-            Ok(mut front) => {
-                front.floor.watch_desk();
-                told.send(Ok(())).expect("whoever starts the engine waits for this");
-                self.serve(number, front);
-            }
-            Err(reason) => told.send(Err(reason)).expect("whoever starts the engine waits for this"),
+/// Serves the sessions of one ring, if there can be one.
+fn run(one: &Loop, served: Vec<Served>, told: &Sender<Result<(), Error>>) {
+    let common = &one.reactor.common;
+    let front = ring(common.settings.ring_bytes).and_then(|ring| {
+        let (reactor, sessions) = (Arc::clone(&one.reactor), Sessions::new(&one.reactor));
+        let (ports, accepted, accepts) = (Ports::new(ring), Vec::new(), Vec::new());
+        let floor = Completions { reactor, sessions, ports, rang: false, accepted, accepts };
+        Front::new(Arc::clone(common), one.number, served, floor)
+    });
+    let tell = |how| told.send(how).expect("whoever starts the engine waits for this");
+    match front {
+        Ok(mut front) => {
+            front.floor.watch_desk();
+            tell(Ok(()));
+            serve(one, front);
+        }
+        Err(reason) => {
+            // It lets nobody in.
+            common.close_one();
+            tell(Err(reason));
         }
     }
+}
 
-    fn serve(&self, number: usize, mut front: Front<Completions>) {
-        let reactor = &*self.reactor;
-        let common = &reactor.common;
-        let mut turns = Turns::new(common, &reactor.budget, &self.counters, &self.stages).numbered(number);
-        let mut batch = Batch::new(common.settings.batch);
-        while !front.is_drained() {
-            let floor = &front.floor;
-            let is_busy = floor.rang || !floor.accepted.is_empty() || !floor.sessions.ready.is_empty();
-            let timeout = front.lie_down(is_busy.then_some(Duration::ZERO));
-            let floor = &mut front.floor;
-            floor.submit_and_wait(timeout);
-            front.get_up();
-            let floor = &mut front.floor;
-            let now_ns = common.clock.now_ns();
-            floor.handle_wait(now_ns);
-            let events = floor.take(common.settings.batch, now_ns);
-            front.count_wait(events);
-            for (listener, socket, goes_on) in mem::take(&mut front.floor.accepted) {
-                front.handle_accepted(listener, socket, goes_on, now_ns);
-            }
-            if front.floor.rang {
-                front.wait_uncounted(&mut batch, Some(Duration::ZERO));
-                // Nothing rings again for what it has left, such as connections behind a burst.
-                front.floor.rang = !batch.is_empty();
-            }
-            let Completions { sessions, ports, .. } = &mut front.floor;
-            let ready = &mut sessions.ready;
-            for _ in 0..ready.len() {
-                let request = ready.pop_front().expect("as many as there were");
-                reactor.run_wired(ports, &mut turns, request, &mut |next| ready.push_back(next));
-            }
-            for (connection, closed) in ports.left.drain(..) {
-                turns.end(connection, closed);
-            }
+fn serve(one: &Loop, mut front: Front<Completions>) {
+    let common = &one.reactor.common;
+    let mut turns = one.turns();
+    let mut batch = Batch::new(common.settings.batch);
+    while !front.is_drained() {
+        let timeout = front.lie_down(front.floor.is_busy().then_some(Duration::ZERO));
+        front.floor.submit_and_wait(timeout);
+        front.get_up();
+        let now_ns = common.clock.now_ns();
+        front.floor.handle_wait(now_ns);
+        let events = front.floor.take(common.settings.batch, now_ns);
+        front.count_wait(events);
+        for (listener, socket, goes_on) in mem::take(&mut front.floor.accepted) {
+            front.handle_accepted(listener, socket, goes_on, now_ns);
         }
+        if front.floor.rang {
+            front.wait_uncounted(&mut batch, Some(Duration::ZERO));
+            // Nothing rings again for what it has left, such as connections behind a burst.
+            front.floor.rang = !batch.is_empty();
+        }
+        front.floor.run_turns(&mut turns);
     }
 }
 
@@ -216,7 +160,7 @@ fn ring(ring_bytes: usize) -> Result<Ring, Error> {
     Ring::new(size).map_err(|reason| Error::resource("make a ring", reason))
 }
 
-/// The floor of a worker's front.
+/// The floor of a ring's front.
 struct Completions {
     reactor: Arc<Reactor>,
     sessions: Sessions,
@@ -232,6 +176,11 @@ struct Completions {
 impl Completions {
     fn watch_desk(&mut self) {
         self.ports.ring.poll_multishot(self.reactor.desk().poller.as_fd(), DESK);
+    }
+
+    /// Whether there is something to do before the next completion.
+    fn is_busy(&self) -> bool {
+        self.rang || !self.accepted.is_empty() || !self.sessions.ready.is_empty()
     }
 
     fn submit_and_wait(&mut self, timeout: Option<Duration>) -> usize {
@@ -271,6 +220,19 @@ impl Completions {
             }
         }
         events
+    }
+
+    /// One turn for each session that is there now, and the end of those whose operations have ended.
+    fn run_turns(&mut self, turns: &mut Turns<'_>) {
+        let Completions { reactor, sessions, ports, .. } = self;
+        let ready = &mut sessions.ready;
+        for _ in 0..ready.len() {
+            let request = ready.pop_front().expect("as many as there were");
+            reactor.run_wired(ports, turns, request, &mut |next| ready.push_back(next));
+        }
+        for (connection, closed) in ports.left.drain(..) {
+            turns.end(connection, closed);
+        }
     }
 
     /// Takes all that the kernel can complete now.
@@ -356,20 +318,5 @@ impl Floor for Completions {
             self.take_all(now_ns);
             self.sessions.handle_overdue(&overdue, now_ns);
         }
-    }
-}
-
-impl Running for Proactor {
-    fn command(&self, command: Command) {
-        self.common.tell(&command);
-    }
-
-    fn summary(&self) -> Summary {
-        self.books().summary()
-    }
-
-    fn join(&self, _hearing: Option<Hearing<'_>>) {
-        self.crew.join();
-        self.books().check();
     }
 }

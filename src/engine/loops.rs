@@ -1,0 +1,111 @@
+//! [`Loops`]: N threads with a [`Reactor`] each, which is what `event-loop`, `event-loops` and `proactor` have in common. A
+//! session lives with one of them for life; they share the orders, and the count of who is here.
+//!
+//! How a thread waits, and who deals arrivals out to it, is for the engine. Read next: `event_loop.rs`.
+
+use std::sync::Arc;
+
+use super::books::Books;
+use super::common::Common;
+use super::crew::{Crew, Hand};
+use super::reactor::Reactor;
+use super::turns::Turns;
+use super::{Command, Hearing, Running, Start};
+use crate::error::Error;
+use crate::metrics::counters::{Count, TurnCounters};
+use crate::metrics::stages::StageRecorder;
+use crate::metrics::summary::Summary;
+
+/// What one thread has to itself.
+pub(super) struct Loop {
+    pub(super) number: usize,
+    pub(super) reactor: Arc<Reactor>,
+    counters: TurnCounters,
+    stages: StageRecorder,
+}
+
+impl Loop {
+    /// Turns of its sessions.
+    pub(super) fn turns(&self) -> Turns<'_> {
+        let turns = Turns::new(&self.reactor.common, &self.reactor.budget, &self.counters, &self.stages);
+        turns.numbered(self.number)
+    }
+
+    /// Connections that were given to it and have ended.
+    pub(super) fn ended(&self) -> u64 {
+        let desk = &self.reactor.desk().counters;
+        let turned_away = desk.turned_away.read() + desk.broken_opens.read();
+        self.counters.closed.iter().map(Count::read).sum::<u64>() + turned_away
+    }
+}
+
+/// The running engine.
+pub(super) struct Loops {
+    engine: &'static str,
+    pub(super) common: Arc<Common>,
+    pub(super) all: Arc<[Loop]>,
+    crew: Crew,
+}
+
+impl Loops {
+    /// So many, and no threads yet.
+    ///
+    /// # Errors
+    /// When a descriptor cannot be had.
+    pub(super) fn new(engine: &'static str, start: &Start, count: usize) -> Result<Loops, Error> {
+        let common = Arc::new(Common::new(start, count)?);
+        // Memory is shared out too: a loop that runs out of it waits for its own sessions.
+        let buffer_bytes = common.settings.limits.max_buffer_bytes / count;
+        let made = |number| Loop {
+            number,
+            reactor: Reactor::new(&common, number, start.most_sessions, buffer_bytes),
+            counters: TurnCounters::default(),
+            stages: StageRecorder::default(),
+        };
+        let all = (0..count).map(made).collect();
+        let crew = Crew::new(common.settings.pin);
+        Ok(Loops { engine, common, all, crew })
+    }
+
+    /// Starts the threads: each of these runs one loop, in their order.
+    ///
+    /// # Errors
+    /// When a thread cannot be had; then there is none.
+    pub(super) fn begin<R>(&self, name: &str, runs: impl IntoIterator<Item = R>) -> Result<(), Error>
+    where
+        R: FnOnce(&Loop) + Send + 'static,
+    {
+        self.crew.start(runs.into_iter().enumerate().map(|(number, run)| {
+            let all = Arc::clone(&self.all);
+            Hand::new(format!("{name}-{number}"), Some(number), move || run(&all[number]))
+        }))
+    }
+
+    fn books(&self) -> Books<'_> {
+        Books {
+            engine: self.engine,
+            common: &self.common,
+            turns: self.all.iter().map(|one| &one.counters).collect(),
+            stages: self.all.iter().map(|one| &one.stages).collect(),
+            polls_sessions: true,
+            buffer_bytes: Some(self.all.iter().map(|one| one.reactor.budget.made_bytes()).sum()),
+            accepted_elsewhere: 0,
+            open: self.common.live() as u64,
+        }
+    }
+}
+
+impl Running for Loops {
+    fn command(&self, command: Command) {
+        self.common.tell(&command);
+    }
+
+    fn summary(&self) -> Summary {
+        self.books().summary()
+    }
+
+    fn join(&self, _hearing: Option<Hearing<'_>>) {
+        self.crew.join();
+        self.books().check();
+    }
+}
