@@ -128,13 +128,6 @@ impl Ring {
         self.push_harmless(opcode::RecvMulti::new(fd(socket), GROUP).build(), key);
     }
 
-    /// Receives once into a provided buffer.
-    pub fn receive(&mut self, socket: BorrowedFd<'_>, key: u64) {
-        // No address: it is that of the buffer which the kernel selects.
-        let operation = opcode::Recv::new(fd(socket), std::ptr::null_mut(), self.buffers.bytes_each()).buf_group(GROUP);
-        self.push_harmless(operation.build().flags(squeue::Flags::BUFFER_SELECT), key);
-    }
-
     /// Sends, waiting until the socket takes something; that may be a part. Never raises `SIGPIPE`. Two sends on one
     /// socket at a time may overtake each other.
     ///
@@ -421,21 +414,6 @@ mod tests {
     }
 
     #[test]
-    fn receiving_once_goes_on_when_it_is_asked_for_again() {
-        let Some(mut ring) = ring(SMALL) else { return };
-        let (mut client, server) = pair();
-        for round in 0..9_u8 {
-            client.write_all(&[round; 3]).expect("sent");
-            ring.receive(server.as_fd(), u64::from(round));
-            let received = next(&mut ring);
-            assert!(received.key == u64::from(round) && !received.more, "{received:?}");
-            let buffer = received.buffer.expect("bytes lie in one");
-            assert_eq!(ring.bytes(buffer, 3), [round; 3]);
-            ring.recycle(buffer);
-        }
-    }
-
-    #[test]
     fn without_a_buffer_a_receive_ends_and_with_one_it_can_be_asked_for_again() {
         let Some(mut ring) = ring(SMALL) else { return };
         let (mut client, server) = pair();
@@ -543,7 +521,7 @@ mod tests {
         server.set_nonblocking(true).expect("a socket");
         while server.write(&filling).is_ok() {}
         ring.accept_multishot(listener.as_fd(), 1);
-        ring.receive(server.as_fd(), 2);
+        ring.receive_multishot(server.as_fd(), 2);
         // SAFETY: `filling` is made before the ring, so that it is dropped after it.
         #[allow(unsafe_code, reason = "the test is the engine here")]
         unsafe {

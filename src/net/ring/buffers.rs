@@ -53,10 +53,6 @@ impl Buffers {
         }
     }
 
-    pub(super) fn bytes_each(&self) -> u32 {
-        self.bytes_each
-    }
-
     /// A completion has named the buffer: it is the caller's.
     pub(super) fn take(&mut self, buffer: u16) {
         let is_kernels = &mut self.is_kernels[usize::from(buffer)];
