@@ -111,7 +111,6 @@ impl Processes {
                 exit_child(code)
             }
             Fork::Parent(child) => {
-                self.board.note_pid(index, child.pid());
                 let key = FIRST_FLOOR_KEY + index as u64;
                 let watched = self.common.desks[0].poller.watch_level(child.as_fd(), key);
                 // Dropped, it would be killed and waited for.
@@ -192,7 +191,7 @@ impl Processes {
     fn look_for_hanging(&mut self, now_ns: u64) {
         for (index, kept) in self.children.iter_mut().enumerate() {
             let Some(kept) = kept else { continue };
-            let counters = self.board.own(index).turns();
+            let counters = self.board.turns_of(index);
             let seen = counters.turns.read() + counters.parks.read();
             let is_still = seen == kept.seen;
             let hangs = is_still && kept.is_nudged;
@@ -287,8 +286,7 @@ impl<F: ProcessFloor> Parent<F> {
     fn with_books<T>(&self, tell: impl FnOnce(&Books<'_>, &Processes) -> T) -> T {
         let front = self.front.lock().expect("no panic while held");
         let processes = front.floor.processes();
-        let running = processes.board.turns().map(|(_, turns)| turns);
-        let turns: Vec<&TurnCounters> = running.chain([&processes.board.retired().turns]).collect();
+        let turns: Vec<&TurnCounters> = processes.board.turns().chain([&processes.board.retired().turns]).collect();
         let books = Books {
             engine: self.engine,
             common: &self.common,

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - *one-writer*: a field of a slot has one writer at a time. While the slot is vacant or its child is not forked yet it
-//!   is the parent; then the child, of all but `pid`, `generation` and `told_to_leave`; after [`Scoreboard::reap`] the
+//!   is the parent; then the child, of all but `told_to_leave`; after [`Scoreboard::reap`] the
 //!   parent again.
 //! - *accepted-before-ended*: a session is counted as accepted before it is counted as ended, and read the other way
 //!   round. So whoever reads finds at least as many accepted as ended, at any instant, and after a child's death the
@@ -115,11 +115,6 @@ impl Scoreboard {
         Some(index)
     }
 
-    /// Notes the pid of the child that was forked for this slot.
-    pub fn note_pid(&mut self, index: usize, pid: u32) {
-        self.slots[index].pid.store(pid, Ordering::Relaxed);
-    }
-
     /// Tells the child to leave after its present session: it counts as leaving from now on, whatever it says of itself.
     pub fn tell_to_leave(&mut self, index: usize) {
         self.slots[index].told_to_leave.store(1, Ordering::Relaxed);
@@ -172,13 +167,14 @@ impl Scoreboard {
         slots + self.retired.turns.closed[closed as usize].read()
     }
 
-    /// The counters of the children that there are, by slot.
-    pub fn turns(&self) -> impl Iterator<Item = (usize, &TurnCounters)> {
-        self.slots[..self.unused]
-            .iter()
-            .enumerate()
-            .filter(|(_, slot)| slot.state(0) != State::Vacant)
-            .map(|(at, slot)| (at, &slot.turns))
+    /// The counters of the child in this slot.
+    pub fn turns_of(&self, index: usize) -> &TurnCounters {
+        &self.slots[index].turns
+    }
+
+    /// The counters of the children that there are.
+    pub fn turns(&self) -> impl Iterator<Item = &TurnCounters> {
+        self.slots[..self.unused].iter().filter(|slot| slot.state(0) != State::Vacant).map(|slot| &slot.turns)
     }
 
     /// What those that are gone have done.
@@ -305,24 +301,23 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_used_again_and_knows_its_child() {
+    fn a_slot_is_used_again_and_knows_nothing_of_its_last_child() {
         let mut board = Scoreboard::new(1).expect("there is memory");
         assert_eq!(board.take(), Some(0));
         assert_eq!(board.take(), None, "it is taken");
-        board.note_pid(0, 17);
         board.own(0).ready();
         board.own(0).begin(5);
         board.own(0).turns().turns.add(3);
         let read = board.read(0, 7);
-        assert_eq!((read.state, read.pid, read.generation, read.open(), read.busy_ns), (State::Busy, 17, 1, 1, 2));
-        assert_eq!(board.turns().map(|(_, counters)| counters.turns.read()).sum::<u64>(), 3);
+        assert_eq!((read.state, read.open(), read.busy_ns), (State::Busy, 1, 2));
+        assert_eq!(board.turns().map(|counters| counters.turns.read()).sum::<u64>(), 3);
         assert_eq!(board.reap(0, 9), Left { state: State::Busy, accepted: 1, lost: 1 });
         assert_eq!((board.turns().count(), board.retired().turns.turns.read()), (0, 3));
         assert_eq!(board.retired().busy_ns.read(), 4);
 
         assert_eq!(board.take(), Some(0));
         let read = board.read(0, 9);
-        assert_eq!((read.state, read.pid, read.generation, read.accepted, read.busy_ns), (State::Starting, 0, 2, 0, 0));
+        assert_eq!((read.state, read.accepted, read.busy_ns), (State::Starting, 0, 0));
         assert!(!board.own(0).is_to_leave());
     }
 

@@ -30,10 +30,6 @@ pub enum State {
 pub struct Reading {
     /// What the child does.
     pub state: State,
-    /// Its pid; 0 until the parent has noted it.
-    pub pid: u32,
-    /// Which of the slot's successive children it is, from 1 on.
-    pub generation: u32,
     /// Sessions that it has accepted.
     pub accepted: u64,
     /// Sessions that it has ended, in whatever way.
@@ -55,10 +51,6 @@ impl Reading {
 pub(super) struct Slot {
     /// A [`Phase`]. The parent makes it starting and vacant, the child ready and leaving.
     phase: AtomicU32,
-    /// Written by the parent.
-    pub(super) pid: AtomicU32,
-    /// Written by the parent.
-    pub(super) generation: AtomicU32,
     /// 1 if the child is to leave when its present session has ended. Written by the parent, read by both.
     pub(super) told_to_leave: AtomicU32,
     accepted: Count,
@@ -209,14 +201,7 @@ impl Slot {
                 break;
             }
         }
-        Reading {
-            state: self.state(now_ns),
-            pid: self.pid.load(Ordering::Relaxed),
-            generation: self.generation.load(Ordering::Relaxed),
-            accepted,
-            ended,
-            busy_ns: self.spells.read(now_ns).1,
-        }
+        Reading { state: self.state(now_ns), accepted, ended, busy_ns: self.spells.read(now_ns).1 }
     }
 
     fn ended(&self) -> u64 {
@@ -239,7 +224,6 @@ impl Slot {
 
     /// Sets it aside for the next child.
     pub(super) fn take(&self) {
-        self.generation.store(self.generation.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         self.phase.store(Phase::Starting as u32, Ordering::Relaxed);
     }
 
@@ -247,7 +231,6 @@ impl Slot {
     pub(super) fn vacate(&self) {
         self.accepted.clear();
         self.spells.0.store(0, Ordering::Relaxed);
-        self.pid.store(0, Ordering::Relaxed);
         self.told_to_leave.store(0, Ordering::Relaxed);
         self.phase.store(Phase::Vacant as u32, Ordering::Relaxed);
     }
