@@ -174,8 +174,7 @@ impl<F: Floor> Front<F> {
     }
 
     /// Waits until something is to be done, at most for `timeout`, and does it, with the memory of `batch` for what is
-    /// ready; what the floor watches goes to
-    /// [`Floor::handle_event`].
+    /// ready; what the floor watches goes to [`Floor::handle_event`].
     pub(super) fn wait(&mut self, batch: &mut Batch, timeout: Option<Duration>) {
         let events = self.wait_uncounted(batch, timeout);
         self.count_wait(events);

@@ -1,10 +1,13 @@
 //! Engines: who waits for readiness, who runs the turns. The same services run unchanged on each of them.
 //!
 //! An engine takes listeners that are bound already ([`Start`]), serves them in threads of its own and hands back a
-//! [`Running`] by which it is told to drain or stop, asked for a summary, and joined. What engines share is here and in
-//! `timeouts.rs`, `accept.rs` and `connection.rs`; an engine's own folder or file holds only what is different about it.
+//! [`Running`] by which it is told to drain or stop, asked for a summary, and joined. An engine's own folder or file holds
+//! only what is different about it. What engines share, from the outside in: `front.rs` and `accept.rs` let connections in;
+//! `common.rs` and `books.rs` are orders and counts; `turns.rs` is the turn. Between them is `reactor.rs` where one wait is
+//! for many sessions (`loops.rs`: N of those), `blocking.rs` where it is for one, and `processes.rs` where that is a child's.
 //!
-//! The registry is [`ENGINES`]: help text, configuration and the contract tests walk it. Read next: `pool/README.md`.
+//! The registry is [`ENGINES`]: help text, configuration and the contract tests walk it. Read next: `event_loop.rs`, which
+//! has least to say, and from there what it uses; then `pool/README.md`.
 
 mod accept;
 mod blocking;

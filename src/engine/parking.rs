@@ -1,4 +1,4 @@
-//! Where threads of the pool sleep: idle workers in a stack, the poller on its own seat.
+//! Where threads sleep that others wake: idle workers, or followers, in a stack; the pool's poller on a seat of its own.
 //!
 //! Both sleeps are the same bargain. The sleeper first says that it will sleep, then looks once more at what it waits
 //! for; the waker first changes that, then looks whether anybody sleeps. Whichever of the two looks later sees the

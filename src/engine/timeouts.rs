@@ -2,17 +2,18 @@
 //!
 //! The wheel holds the numbers of slots, each at most once. A visit reads the two ticks of the slot (last readiness,
 //! blocked since), compares them with the limits and puts the slot back at the tick of its nearest deadline. A request
-//! therefore moves nothing here: the poller's store into the slot it touches anyway is all the bookkeeping there is.
+//! therefore moves nothing here: a store into the slot, which is touched anyway, is all the bookkeeping there is.
 //!
 //! Invariant *visited-in-time*: a live slot is visited no later than its nearest deadline, because it is put back at
-//! most the shorter of the two timeouts away, and a deadline that begins after a visit lies further than that.
+//! most the shorter of the two timeouts away, and a deadline that begins after a visit lies no nearer than that. When a
+//! timeout becomes shorter all slots are put in anew.
 //!
-//! Expiry only schedules a turn; the turn's owner looks again and ends the session (`engine/pool/worker.rs`).
+//! A visit only schedules a turn, and the turn looks again before it ends the session. Read next: `turns.rs`.
 
 /// Buckets, each a tick wide: a lap of 41 seconds. What lies further waits for more laps.
 const BUCKETS: usize = 4096;
 
-/// Slots in the order of the tick at which they are to be visited. Owned by the poll loop.
+/// Slots in the order of the tick at which they are to be visited. Owned by the thread of the front.
 pub(super) struct Wheel {
     buckets: Vec<Vec<Entry>>,
     /// Every bucket up to this tick has been visited.

@@ -97,12 +97,8 @@ pub fn wait(socket: Option<BorrowedFd<'_>>, interest: Interest, timeout: Option<
     if interest.output {
         flags |= PollFlags::POLLOUT;
     }
-    let mut set: Vec<PollFd<'_>> = Vec::new();
-    let mut one = socket.map(|socket| [PollFd::new(socket, flags)]);
-    let polled = match &mut one {
-        Some(one) => &mut one[..],
-        None => &mut set[..],
-    };
+    let mut one = socket.map(|socket| PollFd::new(socket, flags));
+    let polled = one.as_mut_slice();
     match ppoll(polled, timeout.map(TimeSpec::from), Some(WHILE_WAITING.with(|mask| *mask))) {
         Ok(0) => Woken { timed_out: true, ..Woken::default() },
         Ok(_) => {

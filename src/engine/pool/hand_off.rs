@@ -52,7 +52,8 @@ impl<'a> HandOff<'a> {
         }
     }
 
-    /// `ready` is what found no room in the queue. Requests that wait beside an idle worker must be looked at again soon, even if nothing becomes ready.
+    /// How long the next wait may be: none while there is something in `ready`, which found no room in the queue; and
+    /// requests that wait beside an idle worker must be looked at again soon, even if nothing becomes ready.
     pub(super) fn recheck_in(&self, ready: &VecDeque<Request>) -> Option<Duration> {
         if !ready.is_empty() {
             return Some(Duration::ZERO);

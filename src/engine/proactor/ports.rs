@@ -15,7 +15,8 @@
 //! - *sent-from-where-it-lies*: bytes that a send is to take stay in place until its completion was taken. The session owes
 //!   them until then, since `write` has not counted them: owed bytes are at the front of their ring, only `Session::send`
 //!   consumes them, what is forwarded or said meanwhile goes behind them, a ring that is not empty is not given back, and
-//!   the memory of a ring never moves. Copied bytes are in a place that is not free before its completion.
+//!   the memory of a ring never moves. Those of a message lie in its own memory until it was sent whole, and what leads goes
+//!   on to lead until then (`Mail::choose_lead`). Copied bytes are in a place that is not free before its completion.
 //! - *quiet-when-closed*: a socket is closed, its session dropped and its rings given back when the last completion of both
 //!   directions was taken. So no completion is of nobody, and no descriptor is used again while something is pending on it.
 //! - *stale-keys-miss*: who has ended leaves its slot at once, to wait for its last completions elsewhere; these carry its
@@ -390,8 +391,8 @@ impl Stream for PortStream<'_> {
         }
         if let Some(first) = unsent(slices, count).first() {
             let key = self.port.key << 1 | SEND;
-            // SAFETY: sent-from-where-it-lies; the session that owns the ring of these bytes lives until the completion,
-            // by quiet-when-closed.
+            // SAFETY: sent-from-where-it-lies; the session that has these bytes, in a ring or a message, lives until the
+            // completion, by quiet-when-closed.
             #[allow(unsafe_code, reason = "the kernel reads the bytes after the turn")]
             unsafe {
                 self.ring.send(self.socket.as_fd(), &raw const **first, key);
