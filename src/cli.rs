@@ -289,24 +289,32 @@ fn render_man(command: &clap::Command, page: &mut Vec<u8>) -> std::io::Result<()
     program.render_name_section(page)?;
     program.render_synopsis_section(page)?;
     for command in command.get_subcommands() {
-        let name = format!("maitred {}", command.get_name());
-        let mut section = Roff::default();
-        section.control("SH", [name.to_uppercase().as_str()]);
-        section.text([roman(command.get_about().map(ToString::to_string).unwrap_or_default() + ".")]);
-        let mut options = Vec::new();
-        if command.get_name() == "check" {
-            section.text([roman("Takes the options of maitred serve.")]);
-        } else {
-            Man::new(command.clone().mut_arg("help", |help| help.hide(true))).render_options_section(&mut options)?;
-        }
-        section.to_writer(page)?;
-        // One page for all commands: what would be sections of theirs are parts of the command's section here.
-        page.extend(String::from_utf8_lossy(&options).replace(".SH ", ".SS ").into_bytes());
-        if command.get_name() == "load" {
-            render_notes(("SS", "NOTES"), load::NOTES, page)?;
-        }
+        render_command("maitred", command, page)?;
     }
     render_notes(("SH", "NOTES"), &serve_notes(), page)
+}
+
+/// The sections of a command and of those below it.
+fn render_command(above: &str, command: &clap::Command, page: &mut Vec<u8>) -> std::io::Result<()> {
+    let name = format!("{above} {}", command.get_name());
+    let mut section = Roff::default();
+    section.control("SH", [name.to_uppercase().as_str()]);
+    section.text([roman(command.get_about().map(ToString::to_string).unwrap_or_default() + ".")]);
+    let mut options = Vec::new();
+    if command.get_name() == "check" {
+        section.text([roman("Takes the options of maitred serve.")]);
+    } else {
+        Man::new(command.clone().mut_arg("help", |help| help.hide(true))).render_options_section(&mut options)?;
+    }
+    section.to_writer(page)?;
+    // One page for all commands: what would be sections of theirs are parts of the command's section here.
+    page.extend(String::from_utf8_lossy(&options).replace(".SH ", ".SS ").into_bytes());
+    match command.get_name() {
+        "load" => render_notes(("SS", "NOTES"), load::NOTES, page)?,
+        "cell" => render_notes(("SS", "NOTES"), cell::NOTES, page)?,
+        _ => {}
+    }
+    command.get_subcommands().try_for_each(|below| render_command(&name, below, page))
 }
 
 /// A section of text whose lines stay as they are.

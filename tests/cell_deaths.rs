@@ -6,22 +6,21 @@
 //! them. A watcher here sleeps without a limit, so that a wake which is lost is a test that fails, and not one that takes
 //! a second longer.
 
+#[path = "support/cells.rs"]
+mod cells;
 #[path = "support/runner.rs"]
 mod runner;
 
-use std::fs::{self, File};
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal as Stop, raise};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use tempfile::TempDir;
 
 use maitred::cell::{Cell, TEXT_MAX_BYTES, Text};
 use maitred::net::children::{Child, Ended, Fork, Signal, exit_child, fork};
@@ -30,6 +29,7 @@ use maitred::net::futex::Word;
 use maitred::net::shared::{AnyBytes, Shared, Zeroed};
 use maitred::random::Random;
 
+use cells::{Place, wait_until};
 use runner::{Test, run_tests};
 
 /// All of them, by name.
@@ -38,15 +38,13 @@ macro_rules! tests {
 }
 
 const TESTS: &[Test] = tests![
+    so_many_files_may_be_mapped_at_once_and_no_more,
     children_that_inherit_a_cell_take_turns,
     a_child_that_has_closed_what_it_inherited_opens_the_cell_again,
     a_writer_killed_at_any_instruction_leaves_a_whole_value_and_no_sleeper,
     writers_killed_at_random_leave_a_whole_value_and_no_sleeper,
     a_stopped_writer_holds_up_no_reader_and_the_next_writer_says_who_it_is,
 ];
-
-/// How long anything may take before it counts as never.
-const DEADLINE: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
     run_tests(TESTS)
@@ -66,32 +64,6 @@ unsafe impl Zeroed for Front {}
 // SAFETY: every pattern of bits is a number.
 #[allow(unsafe_code, reason = "see the trait")]
 unsafe impl AnyBytes for Front {}
-
-/// A cell in a file of its own.
-struct Place {
-    path: PathBuf,
-    _folder: TempDir,
-}
-
-impl Place {
-    fn new() -> Place {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        Place { path: folder.path().join("cell"), _folder: folder }
-    }
-
-    fn file(&self) -> File {
-        File::options().read(true).write(true).open(&self.path).expect("it is there")
-    }
-
-    /// The lock that writers take.
-    fn lock(&self) -> Lock {
-        Lock::of_file(self.file(), &self.path, true).expect("it can be looked at")
-    }
-
-    fn open(&self) -> Cell {
-        Cell::open(&self.path).expect("it is a cell, or becomes one")
-    }
-}
 
 /// A process that sleeps until the cell changes, without a limit, and tells which version it has woken to.
 struct Watcher {
@@ -132,15 +104,6 @@ fn state_of(pid: u32) -> char {
     rest.chars().next().expect("a process has a state")
 }
 
-#[track_caller]
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < DEADLINE, "waited too long until {what}");
-        thread::sleep(Duration::from_micros(100));
-    }
-}
-
 /// Forks a child that does this and ends with what it returns, or with 101 if it panics.
 fn child(what: impl FnOnce() -> i32) -> Child {
     match fork().expect("there is room for a process") {
@@ -176,6 +139,15 @@ fn read_whole(cell: &Cell) -> u64 {
     let expected = text(version, bytes.parse().expect("a number"));
     assert_eq!(line.as_bytes(), expected, "torn: version {version}");
     version
+}
+
+fn so_many_files_may_be_mapped_at_once_and_no_more() {
+    let place = Place::new();
+    for _ in 0..2 {
+        let _cells: Vec<Cell> = (0..256).map(|_| place.open()).collect();
+        let refused = Cell::open(&place.path).err().expect("there is no room").to_string();
+        assert_eq!(refused, format!("cannot open the cell {}: 256 files are mapped already", place.path.display()));
+    }
 }
 
 fn children_that_inherit_a_cell_take_turns() {

@@ -31,10 +31,10 @@ pub fn command(args: &CellArgs) -> Result<(), Error> {
         }
         CellCommand::Set { file, text } => {
             let text = text.as_bytes();
-            let fit = Text::new(text).map_err(|unfit| {
+            let line = Text::new(text).map_err(|unfit| {
                 usage("TEXT", unfit.to_string(), format!("one line, of at most {TEXT_MAX_BYTES} bytes"))
-            });
-            print(Cell::open(file)?.set(fit?)?.version, text)
+            })?;
+            print(Cell::open(file)?.set(line)?.version, text)
         }
         CellCommand::Watch(args) => watch(args),
     }

@@ -380,7 +380,8 @@ mod tests {
 
     #[test]
     fn what_is_no_cell_any_more_is_an_error_and_no_endless_search() {
-        let damages: [(fn(&Image), Damage); 6] = [
+        type Hurt = fn(&Image);
+        let damages: [(Hurt, Damage); 6] = [
             (|image| image.first.store(0, Ordering::Relaxed), Damage::Marks),
             (|image| image.last.store(0, Ordering::Relaxed), Damage::Marks),
             (|image| image.slots[0].invalidate(), Damage::Slots),

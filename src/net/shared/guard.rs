@@ -20,7 +20,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 /// Mappings of files that there may be at once.
 const MOST: usize = 256;
 
-static RANGES: [Range; MOST] = [const { Range::EMPTY }; MOST];
+static RANGES: [Range; MOST] = [const { Range { begin: AtomicUsize::new(0), bytes: AtomicUsize::new(0) } }; MOST];
 
 /// Held while a range is taken or given back; the handler does without.
 static CHANGES: Mutex<()> = Mutex::new(());
@@ -36,8 +36,6 @@ struct Range {
 }
 
 impl Range {
-    const EMPTY: Range = Range { begin: AtomicUsize::new(0), bytes: AtomicUsize::new(0) };
-
     fn has(&self, address: usize) -> bool {
         let bytes = self.bytes.load(Ordering::Acquire);
         address.wrapping_sub(self.begin.load(Ordering::Relaxed)) < bytes
