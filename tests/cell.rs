@@ -247,7 +247,7 @@ fn the_program_killed_at_random_leaves_a_value_that_somebody_set_and_the_way_fre
     let mut seen = watch.next().0;
     let (mut version, mut died_before) = (0, 0);
     for kill in 1..=KILLS {
-        let mut command = cell("set", &place.path, &[&text(kill)]);
+        let mut command = cells::cell("set", &place.path, &[&text(kill)]);
         let mut child = command.stdout(Stdio::null()).spawn().expect("the program starts");
         thread::sleep(Duration::from_micros(random.below(3_000) as u64));
         child.kill().expect("it is ours");
