@@ -261,7 +261,8 @@ impl Session {
     fn handle_reasons(&mut self, reasons: Reasons) {
         self.may_read |= reasons.intersects(Reasons::READABLE | Reasons::READ_ON | Reasons::DRAIN) && !self.ended;
         self.may_write |= reasons.intersects(Reasons::WRITABLE);
-        self.reads_on |= reasons.intersects(Reasons::READ_ON);
+        // A drain reads to the end as well: what a short read left would not be told of in time.
+        self.reads_on |= reasons.intersects(Reasons::READ_ON | Reasons::DRAIN);
         self.draining |= reasons.intersects(Reasons::DRAIN);
     }
 
