@@ -401,6 +401,44 @@ mod tests {
         assert_eq!(mailbox.post(message("a")), Posted::Gone);
     }
 
+    /// Does the parts in turn, the last first, and counts them.
+    struct Backwards(AtomicUsize);
+
+    impl Parallel for Backwards {
+        fn width(&self) -> usize {
+            2
+        }
+
+        fn for_each_part(&self, parts: usize, body: &(dyn Fn(usize) + Sync)) {
+            self.0.fetch_add(parts, Ordering::Relaxed);
+            (0..parts).rev().for_each(body);
+        }
+    }
+
+    #[test]
+    fn all_but_one_get_each_message_in_parts_only_if_there_are_many() {
+        for (count, expected_parts) in [(3, 0), (2 * PART - 1, 0), (2 * PART, 2), (2 * PART + 1, 3)] {
+            let mailboxes: Vec<Address> = (0..count).map(|_| Counter::mailbox(LIMITS).1).collect();
+            let parallel = Backwards(AtomicUsize::new(0));
+            let full = AtomicUsize::new(0);
+            for text in ["1234", "5678", "9"] {
+                let handle_full = |_: &Address| drop(full.fetch_add(1, Ordering::Relaxed));
+                post_to_all(&mailboxes, Some(&mailboxes[1]), &message(text), Some(&parallel), &handle_full);
+            }
+            post_to_all(&mailboxes, None, &message("0"), Some(&parallel), &|_| {
+                drop(full.fetch_add(1, Ordering::Relaxed))
+            });
+            assert_eq!(parallel.0.into_inner(), 4 * expected_parts, "of {count}");
+            assert_eq!(full.into_inner(), count - 1, "the fourth is one too many for who has three");
+            for (number, mailbox) in mailboxes.iter().enumerate() {
+                let mut backlog = Backlog::default();
+                let _ = mailbox.take(&mut backlog);
+                let expected: &[&str] = if number == 1 { &["0"] } else { &["1234", "5678", "9"] };
+                assert_eq!(texts(&backlog), expected);
+            }
+        }
+    }
+
     #[test]
     fn one_buffer_goes_to_many_and_is_freed_once_by_the_last() {
         let one = message("for all");
