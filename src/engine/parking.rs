@@ -47,19 +47,19 @@ impl Seat {
     }
 
     /// Says that the owner will sleep unless it is woken from here on.
-    pub(super) fn lie_down(&self) {
+    fn lie_down(&self) {
         // A swap, as in `get_up`, where a store would do: x86 does the same for both. Loom knows which of two changes
         // came later only if the later one reads the earlier, and else reports failures that cannot be.
         self.sleeping.swap(true, Ordering::SeqCst);
     }
 
     /// Takes that back.
-    pub(super) fn get_up(&self) {
+    fn get_up(&self) {
         self.sleeping.swap(false, Ordering::SeqCst);
     }
 
     /// Whether the owner sleeps or is about to. Cheap: workers ask after every request.
-    pub(super) fn is_sleeping(&self) -> bool {
+    fn is_sleeping(&self) -> bool {
         self.sleeping.load(Ordering::SeqCst)
     }
 
@@ -72,7 +72,7 @@ impl Seat {
 
     /// Sleeps until woken, or until `limit` has passed.
     #[cfg(not(loom))]
-    pub(super) fn sleep_at_most(&self, limit: Duration) {
+    fn sleep_at_most(&self, limit: Duration) {
         if self.is_sleeping() {
             thread::park_timeout(limit);
         }
@@ -81,7 +81,7 @@ impl Seat {
 
     /// Sleeps until woken. The limit only makes a missed wake cheaper, so that the models do without.
     #[cfg(loom)]
-    pub(super) fn sleep_at_most(&self, _limit: Duration) {
+    fn sleep_at_most(&self, _limit: Duration) {
         self.sleep();
     }
 
@@ -104,7 +104,7 @@ impl Seat {
     }
 
     /// Wakes the owner if it sleeps and nobody else has woken it; whether this call did.
-    pub(super) fn wake(&self) -> bool {
+    fn wake(&self) -> bool {
         let woken = self.sleeping.swap(false, Ordering::SeqCst);
         if woken {
             self.unpark();
@@ -142,7 +142,7 @@ impl IdleStack {
     }
 
     /// Says that `worker` will sleep. It must look at the queue once more, then `sleep` or `leave`.
-    pub(super) fn enter(&self, worker: usize) {
+    fn enter(&self, worker: usize) {
         let mut sleepers = self.lock();
         sleepers.push(worker);
         self.len.store(sleepers.len(), Ordering::SeqCst);
@@ -150,7 +150,7 @@ impl IdleStack {
     }
 
     /// `worker` has found work after all. If a waker has taken it off the stack meanwhile, that wake is used up here.
-    pub(super) fn leave(&self, worker: usize) {
+    fn leave(&self, worker: usize) {
         let mut sleepers = self.lock();
         sleepers.retain(|&sleeper| sleeper != worker);
         self.len.store(sleepers.len(), Ordering::SeqCst);
@@ -158,7 +158,7 @@ impl IdleStack {
     }
 
     /// Sleeps until a waker has taken `worker` off the stack.
-    pub(super) fn sleep(&self, worker: usize) {
+    fn sleep(&self, worker: usize) {
         self.seats[worker].sleep();
     }
 
