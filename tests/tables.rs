@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use maitred::engine::ENGINES;
 use serde_json::{Value, json};
-use tables::{Marker, markers, render_engines};
+use tables::{Marker, markers, render_engines, render_limits};
 
 /// Repairs what this test finds.
 const REPAIR: &str = "MAITRED_SPLICE=1 cargo test --test tables";
@@ -28,11 +28,15 @@ fn tables_are_those_of_their_rows() {
         let mut fresh = page.clone();
         // From the last one on, so that those before it stay where they are.
         for Marker { kind, rows, begin, end } in markers(&page, &shown).into_iter().rev() {
-            assert_eq!(kind, "engines", "{shown}: there is no table of this kind");
+            let render = match kind.as_str() {
+                "engines" => render_engines,
+                "limits" => render_limits,
+                _ => panic!("{shown}: there is no table of the kind {kind}"),
+            };
             let text =
                 fs::read_to_string(root().join(&rows)).unwrap_or_else(|error| panic!("{shown}: {rows}: {error}"));
             let rows: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{rows}: {error}"));
-            fresh.replace_range(begin..end, &render_engines(&rows));
+            fresh.replace_range(begin..end, &render(&rows));
             found.push(shown.clone());
         }
         if fresh != page {
@@ -49,7 +53,7 @@ fn tables_are_those_of_their_rows() {
 #[test]
 fn every_engine_is_in_the_table() {
     let page = fs::read_to_string(root().join(ENGINES_PAGE)).expect("there is the page");
-    for Marker { rows, .. } in markers(&page, ENGINES_PAGE) {
+    for Marker { rows, .. } in markers(&page, ENGINES_PAGE).into_iter().filter(|marker| marker.kind == "engines") {
         let text = fs::read_to_string(root().join(&rows)).expect("there are rows");
         let all: Value = serde_json::from_str(&text).expect("they are JSON");
         let has = |engine: &str, load: &str| {
@@ -116,6 +120,33 @@ fn what_is_not_known_has_a_footnote_and_what_is_known_its_spread() {
             "(c) fewer.",
             "(d) with `--few 2`.",
             "(e) without 1 of the rounds, which failed: it broke.",
+        ]
+    );
+}
+
+#[test]
+fn a_variant_is_held_to_those_that_it_was_compared_with() {
+    let figure = |variant: &str, metric: &str, ratios: Value| json!({"variant": variant, "metric": metric, "median": 9_101.4, "ratios": ratios});
+    let ratio = json!({"to": "ring-1", "ratio": {"center": 1.0126, "low": 0.99, "high": 1.04}});
+    let metrics = [
+        figure("bare-1", "CPU ns/request", json!([])),
+        figure("event-loop", "CPU ns/request", json!([ratio])),
+        figure("event-loop", "p99 ns", json!([ratio])),
+    ];
+    let row =
+        json!({"load": "some load", "placement": "nobody pinned", "rounds": 2, "window_s": 0.5, "metrics": metrics});
+    let host = json!({"cpu": "Thing", "cpus": 2, "kernel": "6.1"});
+    let text = render_limits(&json!({"schema": "maitred.limit/1", "host": host, "rows": [row]}));
+    let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+    assert_eq!(
+        lines,
+        [
+            "Measured on Thing, 2 processors, Linux 6.1.",
+            "**some load**; nobody pinned; 2 rounds of 0.5 s",
+            "| variant | CPU ns per request | to `bare-1` | to `ring-1` |",
+            "|---|--:|--:|--:|",
+            "| `bare-1` | 9,101 |  |  |",
+            "| `event-loop` | 9,101 |  | 1.013 [0.990, 1.040] |",
         ]
     );
 }

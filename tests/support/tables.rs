@@ -100,6 +100,45 @@ pub(crate) fn render_engines(all: &Value) -> String {
     text
 }
 
+/// What engines spend beside loops that do only their system calls, of `maitred.limit/1`: a table for each row.
+pub(crate) fn render_limits(all: &Value) -> String {
+    assert_eq!(all["schema"], "maitred.limit/1", "rows of another kind");
+    let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let host = &all["host"];
+    let mut rendered =
+        format!("Measured on {}, {} processors, Linux {}.\n", text(&host["cpu"]), host["cpus"], text(&host["kernel"]));
+    for row in list(&all["rows"]) {
+        let (rounds, window_s) = (&row["rounds"], &row["window_s"]);
+        let _ = write!(
+            rendered,
+            "\n**{}**; {}; {rounds} rounds of {window_s} s\n\n| variant | CPU ns per request | to `bare-1` | to `ring-1` \
+             |\n|---|--:|--:|--:|\n",
+            text(&row["load"]),
+            text(&row["placement"]),
+        );
+        for figure in list(&row["metrics"]).iter().filter(|figure| figure["metric"] == "CPU ns/request") {
+            let ratio = |to: &str| {
+                let found = list(&figure["ratios"]).into_iter().find(|ratio| ratio["to"] == to);
+                let part = |name: &str| found.as_ref().and_then(|ratio| ratio["ratio"][name].as_f64());
+                match (part("center"), part("low"), part("high")) {
+                    (Some(center), Some(low), Some(high)) => format!("{center:.3} [{low:.3}, {high:.3}]"),
+                    _ => String::new(),
+                }
+            };
+            let median = figure["median"].as_f64().map_or_else(|| "-".into(), show);
+            let _ = writeln!(
+                rendered,
+                "| `{}` | {median} | {} | {} |",
+                text(&figure["variant"]),
+                ratio("bare-1"),
+                ratio("ring-1")
+            );
+        }
+    }
+    rendered
+}
+
 fn rows<'a>(all: &'a Value, load: &str) -> Vec<&'a Value> {
     all["rows"].as_array().expect("there are rows").iter().filter(|row| row["load"] == load).collect()
 }
