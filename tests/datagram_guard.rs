@@ -68,43 +68,43 @@ fn from(source: &str) -> Request<'static> {
 }
 
 /// What becomes of a request that has an answer of one byte.
-fn ask<H: BuildHasher>(guard: &mut Guard<H>, request: Request<'_>, now_ns: u64) -> Result<(), Refusal> {
+fn ask<H: BuildHasher>(guard: &Guard<H>, request: Request<'_>, now_ns: u64) -> Result<(), Refusal> {
     let answer = guard.answer(&ONE_BYTE, request, &mut [0; 64], now_ns);
     answer.map(|len| assert_eq!(len, Some(1)))
 }
 
 #[test]
 fn nothing_is_answered_where_strangers_are_not_to_be() {
-    let mut guard = Guard::new(&Policy { answers: false, ..open_to_all() });
+    let guard = Guard::new(&Policy { answers: false, ..open_to_all() });
     for source in [STRANGER, "127.0.0.1:40000", "127.0.0.1:7"] {
-        assert_eq!(ask(&mut guard, from(source), 0), Err(Refusal::NotPublic), "{source}");
+        assert_eq!(ask(&guard, from(source), 0), Err(Refusal::NotPublic), "{source}");
     }
 }
 
 #[test]
 fn what_was_sent_to_many_is_answered_by_none() {
-    let mut guard = Guard::new(&open_to_all());
-    assert_eq!(ask(&mut guard, Request { to_many: true, ..from(STRANGER) }, 0), Err(Refusal::ToMany));
-    assert_eq!(ask(&mut guard, from(STRANGER), 0), Ok(()));
+    let guard = Guard::new(&open_to_all());
+    assert_eq!(ask(&guard, Request { to_many: true, ..from(STRANGER) }, 0), Err(Refusal::ToMany));
+    assert_eq!(ask(&guard, from(STRANGER), 0), Ok(()));
 }
 
 #[test]
 fn ports_that_may_answer_back_get_no_answer() {
-    let mut guard = Guard::new(&Policy { own_ports: vec![7007, 7020, 40_000, 7007], ..open_to_all() });
+    let guard = Guard::new(&Policy { own_ports: vec![7007, 7020, 40_000, 7007], ..open_to_all() });
     let denied =
         [0, 7, 9, 11, 13, 17, 19, 37, 53, 69, 123, 1023, 1900, 3702, 5060, 5353, 5683, 11_211, 7007, 7020, 40_000];
     for address in ["127.0.0.1", "192.0.2.1", "[::1]", "[2001:db8::1]"] {
         for port in 0..=u16::MAX {
             let expected = if port < 1024 || denied.contains(&port) { Err(Refusal::SourcePort) } else { Ok(()) };
             let source = format!("{address}:{port}");
-            assert_eq!(ask(&mut guard, from(&source), 0), expected, "{source}");
+            assert_eq!(ask(&guard, from(&source), 0), expected, "{source}");
         }
     }
 }
 
 #[test]
 fn a_sender_gets_its_burst_and_then_its_rate() {
-    let mut guard = Guard::new(&Policy { source_rate: rate(10, 3), ..open_to_all() });
+    let guard = Guard::new(&Policy { source_rate: rate(10, 3), ..open_to_all() });
     let tenth = SECOND_NS / 10;
     let table = [
         (0, [true, true, true, false]),
@@ -116,7 +116,7 @@ fn a_sender_gets_its_burst_and_then_its_rate() {
         (100 * tenth, [true, true, true, false]),
     ];
     for (now_ns, expected) in table {
-        let answered = expected.map(|_| ask(&mut guard, from(STRANGER), now_ns));
+        let answered = expected.map(|_| ask(&guard, from(STRANGER), now_ns));
         assert_eq!(answered, expected.map(|is| if is { Ok(()) } else { Err(Refusal::SourceRate) }), "at {now_ns}");
     }
 }
@@ -129,11 +129,11 @@ fn a_network_is_one_sender_and_another_is_not() {
         &["[2001:db8:0:1::1]:40000", "[2001:db8:0:1:ffff:ffff:ffff:ffff]:50000"],
         &["[2001:db8:0:2::1]:40000"],
     ];
-    let mut guard = Guard::new(&Policy { source_rate: rate(1, 1), ..open_to_all() });
+    let guard = Guard::new(&Policy { source_rate: rate(1, 1), ..open_to_all() });
     for (number, network) in same.iter().enumerate() {
         for (place, source) in network.iter().enumerate() {
             let expected = if place == 0 { Ok(()) } else { Err(Refusal::SourceRate) };
-            assert_eq!(ask(&mut guard, from(source), 0), expected, "{source} of network {number}");
+            assert_eq!(ask(&guard, from(source), 0), expected, "{source} of network {number}");
         }
     }
 }
@@ -144,50 +144,46 @@ fn this_machine_is_spared_unless_it_is_not_to_be() {
     for spares_loopback in [true, false] {
         for source in local {
             let (source_rate, total_rate) = (rate(1, 1), rate(1, 1));
-            let mut guard = Guard::new(&Policy { source_rate, total_rate, spares_loopback, ..open_to_all() });
-            assert_eq!(ask(&mut guard, from(source), 0), Ok(()));
-            assert_eq!(ask(&mut guard, from(source), 0).is_ok(), spares_loopback, "{source}");
+            let guard = Guard::new(&Policy { source_rate, total_rate, spares_loopback, ..open_to_all() });
+            assert_eq!(ask(&guard, from(source), 0), Ok(()));
+            assert_eq!(ask(&guard, from(source), 0).is_ok(), spares_loopback, "{source}");
             let spent = !spares_loopback;
-            assert_eq!(
-                ask(&mut guard, from(STRANGER), 0).is_err(),
-                spent,
-                "the rest is spent by this machine: {spent}"
-            );
+            assert_eq!(ask(&guard, from(STRANGER), 0).is_err(), spent, "the rest is spent by this machine: {spent}");
         }
     }
 }
 
 #[test]
 fn all_together_get_no_more_than_the_total_and_a_refusal_takes_nothing() {
-    let mut guard = Guard::new(&Policy { source_rate: rate(1, 2), total_rate: rate(1, 3), ..open_to_all() });
+    let guard = Guard::new(&Policy { source_rate: rate(1, 2), total_rate: rate(1, 3), ..open_to_all() });
     let (one, two) = ("192.0.2.1:40000", "192.0.2.2:40000");
-    assert_eq!([one, one].map(|source| ask(&mut guard, from(source), 0)), [Ok(()); 2]);
+    assert_eq!([one, one].map(|source| ask(&guard, from(source), 0)), [Ok(()); 2]);
     // What one sender is refused is left to the others.
-    assert_eq!([one; 3].map(|source| ask(&mut guard, from(source), 0)), [Err(Refusal::SourceRate); 3]);
-    assert_eq!(ask(&mut guard, from(two), 0), Ok(()));
+    assert_eq!([one; 3].map(|source| ask(&guard, from(source), 0)), [Err(Refusal::SourceRate); 3]);
+    assert_eq!(ask(&guard, from(two), 0), Ok(()));
     // What the total refuses is left to the sender: two more a second later each, not one.
-    assert_eq!([two; 3].map(|source| ask(&mut guard, from(source), 0)), [Err(Refusal::TotalRate); 3]);
-    assert_eq!(ask(&mut guard, from(two), SECOND_NS), Ok(()));
-    assert_eq!(ask(&mut guard, from(two), SECOND_NS), Err(Refusal::TotalRate));
-    assert_eq!(ask(&mut guard, from(two), 2 * SECOND_NS), Ok(()));
+    assert_eq!([two; 3].map(|source| ask(&guard, from(source), 0)), [Err(Refusal::TotalRate); 3]);
+    assert_eq!(ask(&guard, from(two), SECOND_NS), Ok(()));
+    assert_eq!(ask(&guard, from(two), SECOND_NS), Err(Refusal::TotalRate));
+    assert_eq!(ask(&guard, from(two), 2 * SECOND_NS), Ok(()));
 }
 
 #[test]
 fn who_finds_no_place_is_refused_until_somebody_is_whole_again() {
     let policy = Policy { source_rate: rate(1, 2), ..open_to_all() };
-    let mut guard = Guard::with_hasher(&policy, BuildHasherDefault::<OneSet>::default());
+    let guard = Guard::with_hasher(&policy, BuildHasherDefault::<OneSet>::default());
     let sources: Vec<String> = (0..=TOGETHER).map(|number| format!("192.0.2.{number}:40000")).collect();
     let (last, first) = sources.split_last().expect("there are several");
     for source in first {
-        assert_eq!(ask(&mut guard, from(source), 0), Ok(()));
+        assert_eq!(ask(&guard, from(source), 0), Ok(()));
     }
-    assert_eq!(ask(&mut guard, from(last), SECOND_NS - 1), Err(Refusal::Crowded));
+    assert_eq!(ask(&guard, from(last), SECOND_NS - 1), Err(Refusal::Crowded));
     // Those who have a place are not affected, and are not forgotten.
     for expected in [Ok(()), Err(Refusal::SourceRate)] {
-        assert!(first.iter().all(|source| ask(&mut guard, from(source), SECOND_NS - 1) == expected));
+        assert!(first.iter().all(|source| ask(&guard, from(source), SECOND_NS - 1) == expected));
     }
-    assert_eq!(ask(&mut guard, from(last), SECOND_NS), Err(Refusal::Crowded));
-    assert_eq!(ask(&mut guard, from(last), 2 * SECOND_NS), Ok(()));
+    assert_eq!(ask(&guard, from(last), SECOND_NS), Err(Refusal::Crowded));
+    assert_eq!(ask(&guard, from(last), 2 * SECOND_NS), Ok(()));
 }
 
 #[test]
@@ -205,7 +201,7 @@ fn answers_are_as_long_as_they_may_be_and_no_longer() {
     for (bound, request_len, most) in table {
         assert_eq!(bound.allowance(request_len), most, "{bound:?} of {request_len}");
         let bytes = vec![0; request_len];
-        let mut guard = Guard::new(&open_to_all());
+        let guard = Guard::new(&open_to_all());
         let mut answer = |bytes_put| {
             let request = Request { bytes: &bytes, ..from(STRANGER) };
             guard.answer(&Chatty { bound, bytes: bytes_put }, request, &mut memory, 0)
@@ -214,7 +210,7 @@ fn answers_are_as_long_as_they_may_be_and_no_longer() {
         assert_eq!(answer(most + 1), Err(Refusal::TooLong), "{bound:?} of {request_len}");
         assert_eq!(answer(most * 3 + 9), Err(Refusal::TooLong), "{bound:?} of {request_len}");
     }
-    let mut guard = Guard::new(&open_to_all());
+    let guard = Guard::new(&open_to_all());
     assert_eq!(guard.answer(&Silent, from(STRANGER), &mut memory, 0), Ok(None));
 }
 
@@ -250,7 +246,7 @@ fn rates_are_those_of_plain_buckets_whoever_sends_when() {
         let total_rate = if random.below(2) == 0 { draw_rate(&mut random) } else { None };
         let policy = Policy { source_rate, total_rate, spares_loopback: false, ..open_to_all() };
         // No more senders than places for them: nobody is ever refused for want of one.
-        let mut guard = Guard::with_hasher(&policy, BuildHasherDefault::<OneSet>::default());
+        let guard = Guard::with_hasher(&policy, BuildHasherDefault::<OneSet>::default());
         let mut now_ns = random.next() >> 20;
         let mut senders = [Bucket::full(source_rate.expect("drawn"), now_ns); TOGETHER];
         let mut total = total_rate.map(|rate| Bucket::full(rate, now_ns));
@@ -269,7 +265,7 @@ fn rates_are_those_of_plain_buckets_whoever_sends_when() {
                 answered += 1;
                 Ok(())
             };
-            let found = ask(&mut guard, from(&format!("198.51.100.{number}:5000")), now_ns);
+            let found = ask(&guard, from(&format!("198.51.100.{number}:5000")), now_ns);
             assert_eq!(found, expected, "seed {seed}, step {step}, sender {number} at {now_ns}: {policy:?}");
         }
         assert!(answered > 0, "seed {seed}: a full bucket has a token");
@@ -282,14 +278,14 @@ fn a_flood_of_senders_gets_nobody_more_than_its_share() {
         let mut random = Random::new(seed);
         let policy = Policy { source_rate: rate(100, 5), total_rate: rate(100_000, 1_000), ..open_to_all() };
         let hasher = BuildHasherDefault::<DefaultHasher>::default();
-        let mut guard = Guard::with_hasher(&policy, hasher);
+        let guard = Guard::with_hasher(&policy, hasher);
         let (mut now_ns, mut answered) = (0, HashMap::<String, Vec<u64>>::new());
         for _ in 0..40_000 {
             now_ns += random.below(4_000) as u64;
             // A few senders that never stop, among as many as there are addresses.
             let number = if random.below(3) == 0 { random.below(10) } else { random.below(1 << 24) };
             let source = format!("10.{}.{}.{}:5000", number >> 16, number >> 8 & 255, number & 255);
-            if ask(&mut guard, from(&source), now_ns).is_ok() {
+            if ask(&guard, from(&source), now_ns).is_ok() {
                 answered.entry(source).or_default().push(now_ns);
             }
         }

@@ -5,7 +5,9 @@
 //! answer has hardly more bytes than its request ([`Bound`](super::datagram::Bound)), and each sender, and all together, get
 //! so many answers a second. On an address that strangers reach, nothing is answered unless the user said so.
 //!
-//! Pure: the caller says what came and what time it is, and counts the refusals. Invariants:
+//! Pure: the caller says what came and what time it is, and counts the refusals. Sockets that share a port share the guard, or
+//! a sender with many ports would have its rate at each of them; what has been spent is under a lock, which nobody takes
+//! while there is no rate to keep. The service answers outside of it. Invariants:
 //! - *bounded-table*: the senders that are kept lie in memory of a fixed size, made once; who finds no place is refused.
 //! - *rate-holds*: in any time, a sender gets at most its burst and what its rate grants in that time; so do all together.
 //! - *refused-is-free*: a datagram that one rate refuses takes nothing from the other.
@@ -15,6 +17,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
+use std::sync::Mutex;
 
 use super::datagram::{Answer, DatagramReply, Datagrams};
 
@@ -121,8 +124,14 @@ pub struct Guard<H = RandomState> {
     spares_loopback: bool,
     source: Option<Meter>,
     total: Option<Meter>,
-    total_due_ns: u64,
     hasher: H,
+    spent: Mutex<Spent>,
+}
+
+/// What has been given of what the rates grant.
+struct Spent {
+    /// When the bucket of all is full again.
+    total_due_ns: u64,
     sets: Box<[[Sender; WAYS]]>,
 }
 
@@ -146,9 +155,8 @@ impl<H: BuildHasher> Guard<H> {
             spares_loopback: policy.spares_loopback,
             source: policy.source_rate.map(Meter::new),
             total: policy.total_rate.map(Meter::new),
-            total_due_ns: 0,
             hasher,
-            sets: vec![[Sender::NOBODY; WAYS]; sets].into(),
+            spent: Mutex::new(Spent { total_due_ns: 0, sets: vec![[Sender::NOBODY; WAYS]; sets].into() }),
         }
     }
 
@@ -161,7 +169,7 @@ impl<H: BuildHasher> Guard<H> {
     /// # Panics
     /// If the service does.
     pub fn answer(
-        &mut self,
+        &self,
         service: &dyn Datagrams,
         request: Request<'_>,
         memory: &mut [u8],
@@ -178,7 +186,7 @@ impl<H: BuildHasher> Guard<H> {
         }
     }
 
-    fn admit(&mut self, request: &Request<'_>, now_ns: u64) -> Result<(), Refusal> {
+    fn admit(&self, request: &Request<'_>, now_ns: u64) -> Result<(), Refusal> {
         if !self.answers {
             return Err(Refusal::NotPublic);
         }
@@ -189,27 +197,30 @@ impl<H: BuildHasher> Guard<H> {
         if port < FIRST_CLIENT_PORT || self.denied_ports.binary_search(&port).is_ok() {
             return Err(Refusal::SourcePort);
         }
-        if self.spares_loopback && address.is_loopback() {
+        let is_rated = self.source.is_some() || self.total.is_some();
+        if !is_rated || self.spares_loopback && address.is_loopback() {
             return Ok(());
         }
         self.spend(address, now_ns)
     }
 
     /// Takes an answer from what the sender gets and from what all get, or from neither.
-    fn spend(&mut self, address: IpAddr, now_ns: u64) -> Result<(), Refusal> {
+    fn spend(&self, address: IpAddr, now_ns: u64) -> Result<(), Refusal> {
+        let mut spent = self.spent.lock().expect("no thread panics while it holds this lock");
+        let Spent { total_due_ns: total_before_ns, sets } = &mut *spent;
         let total_due_ns = match self.total {
-            Some(total) => total.spend(self.total_due_ns, now_ns).ok_or(Refusal::TotalRate)?,
+            Some(total) => total.spend(*total_before_ns, now_ns).ok_or(Refusal::TotalRate)?,
             None => 0,
         };
         if let Some(source) = self.source {
             let network = network(address);
             let set = (self.hasher.hash_one(network) % SETS as u64) as usize;
-            let sender = Sender::find(&mut self.sets[set], network, now_ns).ok_or(Refusal::Crowded)?;
+            let sender = Sender::find(&mut sets[set], network, now_ns).ok_or(Refusal::Crowded)?;
             let due_ns = if sender.network == network { sender.due_ns } else { 0 };
             let due_ns = source.spend(due_ns, now_ns).ok_or(Refusal::SourceRate)?;
             *sender = Sender { network, due_ns };
         }
-        self.total_due_ns = total_due_ns;
+        *total_before_ns = total_due_ns;
         Ok(())
     }
 }
