@@ -212,6 +212,46 @@ pub struct ServeArgs {
         help = help("drain_timeout", "How long SIGTERM and SIGINT wait for sessions to end; a second signal does not"))]
     pub drain_timeout: Option<String>,
 
+    /// Whether strangers are answered
+    #[arg(long, value_name = "on|off", help_heading = DATAGRAMS, value_parser = ["on", "off"],
+        hide_possible_values = true, help = help("udp_public", "Answer datagrams on addresses that others than this machine reach"))]
+    pub udp_public: Option<String>,
+
+    /// Answers to one sender
+    #[arg(long, value_name = "N|off", help_heading = DATAGRAMS,
+        help = help("udp_source_rate", "Answers a second to one sender (IPv6: to one network of 64 bits), at each listener"))]
+    pub udp_source_rate: Option<String>,
+
+    /// Answers to all
+    #[arg(long, value_name = "N|off", help_heading = DATAGRAMS,
+        help = help("udp_total_rate", "Answers a second to all senders together, at each listener"))]
+    pub udp_total_rate: Option<String>,
+
+    /// Whether this machine is limited
+    #[arg(long, value_name = "on|off", help_heading = DATAGRAMS, value_parser = ["on", "off"],
+        hide_possible_values = true, help = help("udp_limit_local", "Whether the rates are for senders on this machine, too"))]
+    pub udp_limit_local: Option<String>,
+
+    /// Memory for what is unread
+    #[arg(long, value_name = "SIZE", help_heading = DATAGRAMS,
+        help = help("udp_buffer", "What the kernel is asked to hold unread for each socket; it takes no more than net.core.rmem_max"))]
+    pub udp_buffer: Option<String>,
+
+    /// Several per call
+    #[arg(long, value_name = "on|off", help_heading = DATAGRAMS, value_parser = ["on", "off"],
+        hide_possible_values = true, help = help("udp_mmsg", "Move several messages per call (recvmmsg, sendmmsg), if the kernel can"))]
+    pub udp_mmsg: Option<String>,
+
+    /// Joined answers
+    #[arg(long, value_name = "on|off", help_heading = DATAGRAMS, value_parser = ["on", "off"],
+        hide_possible_values = true, help = help("udp_gso", "Send answers of one length to one sender as one message that the kernel splits, if it can"))]
+    pub udp_gso: Option<String>,
+
+    /// Joined requests
+    #[arg(long, value_name = "on|off", help_heading = DATAGRAMS, value_parser = ["on", "off"],
+        hide_possible_values = true, help = help("udp_gro", "Receive what came together as one message, if the kernel can"))]
+    pub udp_gro: Option<String>,
+
     /// Summary at exit
     #[arg(long, value_name = "FILE", help_heading = OUTPUT, value_hint = clap::ValueHint::FilePath,
         help = "Write the counters to this file as JSON at exit; the readable form goes to stderr, also on SIGUSR1")]
@@ -226,6 +266,7 @@ pub struct ServeArgs {
 
 const SCHEDULING: &str = "Scheduling";
 const LIMITS: &str = "Limits";
+const DATAGRAMS: &str = "Datagrams";
 const OUTPUT: &str = "Output";
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed while running, 2 wrong usage, 78 wrong configuration file.";
@@ -260,6 +301,14 @@ impl ServeArgs {
             ("idle_timeout", &self.idle_timeout),
             ("write_timeout", &self.write_timeout),
             ("drain_timeout", &self.drain_timeout),
+            ("udp_public", &self.udp_public),
+            ("udp_source_rate", &self.udp_source_rate),
+            ("udp_total_rate", &self.udp_total_rate),
+            ("udp_limit_local", &self.udp_limit_local),
+            ("udp_buffer", &self.udp_buffer),
+            ("udp_mmsg", &self.udp_mmsg),
+            ("udp_gso", &self.udp_gso),
+            ("udp_gro", &self.udp_gro),
             ("summary", &self.summary),
             ("stages", &self.stages),
         ];
@@ -401,7 +450,9 @@ mod tests {
                 continue;
             }
             flags.insert(flag.replace('-', "_"));
-            let switch = ["assist", "stages", "pin"].contains(&flag);
+            let switches =
+                ["assist", "stages", "pin", "udp-public", "udp-limit-local", "udp-mmsg", "udp-gso", "udp-gro"];
+            let switch = switches.contains(&flag);
             let value = if switch {
                 "off"
             } else if flag == "rearm" {

@@ -27,7 +27,7 @@ pub(crate) use self::keys::{shown, within};
 use self::listen::{Asked, Field};
 use crate::cli::ServeArgs;
 use crate::error::Error;
-use crate::service::Bounds;
+use crate::service::{Bounds, SERVICES};
 use crate::session::buffer::Leases;
 use crate::session::handler::Service;
 use crate::units::show_size;
@@ -100,6 +100,17 @@ pub struct EngineInfo {
     pub at_once: AtOnce,
     /// Whether it makes processes: then nothing else in this one may start a thread.
     pub forks: bool,
+}
+
+impl EngineInfo {
+    /// Whether it has a use for the setting of this name: for its own, for limits, and for those of datagrams if it carries
+    /// some.
+    pub fn has_use_for(&self, setting: &str) -> bool {
+        let has_endpoints = || (self.carries)("echo", Scheme::Udp).is_ok();
+        let is_of_datagrams =
+            keys::DATAGRAMS.contains(&setting) || keys::SWITCHES.contains(&setting) && self.at_once == AtOnce::Many;
+        keys::LIMITS.contains(&setting) || self.options.contains(&setting) || is_of_datagrams && has_endpoints()
+    }
 }
 
 /// How many clients are served at once: by an engine, or for a test to make sense. `One < Many`.
@@ -238,6 +249,12 @@ pub fn default_of(name: &str) -> String {
     key.show(&Settings::default())
 }
 
+/// The ports that services over UDP have if nobody names a listener, in this daemon and in others like it.
+pub fn default_udp_ports() -> impl Iterator<Item = u16> {
+    let listeners = SERVICES.iter().flat_map(|entry| entry.default_listeners);
+    listeners.filter(|(scheme, _)| *scheme == Scheme::Udp.name()).map(|(_, port)| *port)
+}
+
 /// The names of all settings, as the file has them.
 #[cfg(test)]
 pub(crate) fn setting_names() -> impl Iterator<Item = &'static str> {
@@ -271,9 +288,8 @@ impl Fields<'_> {
 
     /// The settings that were given and that this engine has no use for, each once, in the order of [`KEYS`].
     fn without_use(&self, engine: &EngineInfo) -> Vec<&'static str> {
-        let is_used = |name: &str| keys::LIMITS.contains(&name) || engine.options.contains(&name);
         let names = KEYS.iter().map(|key| key.name);
-        names.filter(|name| !is_used(name) && self.last(name).is_some()).collect()
+        names.filter(|name| !engine.has_use_for(name) && self.last(name).is_some()).collect()
     }
 
     fn settings(&self) -> Result<Settings, Error> {

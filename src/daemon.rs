@@ -9,6 +9,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -17,14 +18,18 @@ use log::{info, warn};
 
 use crate::cli::ServeArgs;
 use crate::clock::Clock;
-use crate::config::{self, Config, Limits};
-use crate::engine::{self, Command, ENGINES, Hearing, Running, Served, Start};
+use crate::config::{self, AtOnce, Config, DatagramSettings, Limits, Scheme, default_udp_ports};
+use crate::engine::{self, Command, ENGINES, Endpoint, Hearing, Running, Served, Start};
 use crate::error::Error;
 use crate::logging::Log;
 use crate::metrics::summary::Summary;
+use crate::net::batch::Switches;
 use crate::net::children::{Signal, SignalFd};
 use crate::net::listener::Listener;
 use crate::net::os;
+use crate::net::udp::{DatagramSocket, Use};
+use crate::session::guard::{Guard, Policy, Rate};
+use crate::session::handler::Service;
 
 /// Descriptors that are not sessions': what was open at the start is counted apart; this is for the engine's own, the
 /// log and summary files, and a few to spare.
@@ -39,6 +44,46 @@ pub struct Daemon {
     listening: Vec<Listening>,
     /// Sessions that the process may open descriptors for.
     most_sessions: usize,
+}
+
+/// How a socket for this service is used.
+fn purpose(config: &Config, service: &dyn Service) -> Use {
+    let DatagramSettings { buffer_bytes, mmsg, gso, gro, .. } = config.settings.datagrams;
+    let datagrams = service.datagrams().expect("the registry says that it answers datagrams");
+    let longest_request = datagrams.longest_request();
+    Use {
+        switches: match config.engine_info(ENGINES).at_once {
+            AtOnce::One => Switches::OFF,
+            AtOnce::Many => Switches { mmsg, gso, gro },
+        },
+        longest_request,
+        longest_answer: datagrams.bound().allowance(longest_request),
+        receive_buffer_bytes: buffer_bytes,
+    }
+}
+
+/// Endpoints of these sockets, once the ports of all of them are known, which none of them answers.
+fn guarded(sockets: Vec<(DatagramSocket, Arc<dyn Service>)>, settings: &DatagramSettings) -> Vec<Endpoint> {
+    let own_ports: Vec<u16> =
+        sockets.iter().map(|(socket, _)| socket.address().port()).chain(default_udp_ports()).collect();
+    let rate = |per_s: Option<NonZeroU32>| per_s.map(|per_s| Rate { per_s, burst: per_s });
+    let guarded = sockets.into_iter().map(|(socket, service)| {
+        let address = socket.address();
+        let answers = settings.is_public || address.ip().is_loopback();
+        if !answers {
+            let name = service.name();
+            warn!("{name} on udp://{address} answers nobody: strangers reach this address, and udp_public is off");
+        }
+        let policy = Policy {
+            answers,
+            own_ports: own_ports.clone(),
+            source_rate: rate(settings.source_rate),
+            total_rate: rate(settings.total_rate),
+            spares_loopback: !settings.limits_local,
+        };
+        Endpoint::new(socket, service, Arc::new(Guard::new(&policy)))
+    });
+    guarded.collect()
 }
 
 /// A listener that is really bound.
@@ -75,21 +120,25 @@ impl Daemon {
             asked.service.prepare().map_err(refused)?;
         }
         let mut listening = Vec::with_capacity(config.listeners.len());
-        let mut listeners = Vec::with_capacity(config.listeners.len());
+        let (mut listeners, mut sockets) = (Vec::with_capacity(config.listeners.len()), Vec::new());
         for asked in &config.listeners {
-            let listener = Listener::bind(asked.address).map_err(|reason| Error::Bind {
-                service: asked.service_name,
-                address: asked.url(),
-                reason,
-            })?;
-            listening.push(Listening {
-                service: asked.service_name,
-                scheme: asked.scheme.name(),
-                address: listener.address(),
-            });
-            listeners.push(Served { listener, service: Arc::clone(&asked.service), idle_exempt: asked.idle_exempt });
+            let refused = |reason| Error::Bind { service: asked.service_name, address: asked.url(), reason };
+            let service = Arc::clone(&asked.service);
+            let address = if asked.scheme == Scheme::Udp {
+                let socket = DatagramSocket::bind(asked.address, purpose(config, &*service)).map_err(refused)?;
+                let address = socket.address();
+                sockets.push((socket, service));
+                address
+            } else {
+                let listener = Listener::bind(asked.address).map_err(refused)?;
+                let address = listener.address();
+                listeners.push(Served { listener, service, idle_exempt: asked.idle_exempt });
+                address
+            };
+            listening.push(Listening { service: asked.service_name, scheme: asked.scheme.name(), address });
         }
-        let start = Start::new(settings, listeners, most_sessions.min(MOST_SESSIONS), Clock::start());
+        let endpoints = guarded(sockets, &settings.datagrams);
+        let start = Start::new(settings, listeners, endpoints, most_sessions.min(MOST_SESSIONS), Clock::start());
         Ok(Daemon { engine: engine::start(config.engine, start)?, listening, most_sessions })
     }
 

@@ -81,8 +81,9 @@ fn refused(text: impl AsRef<[u8]>) -> String {
 fn wrong_files_are_named_with_line_key_and_what_was_expected() {
     let all_keys = "one of engine, summary, listen, workers, queue, low_water, wake, batch, spin, budget, ring, rearm, \
                     assist, stages, pin, placement, min_processes, max_processes, min_spare, max_spare, \
-                    jobs, job_backlog, max_connections, max_buffers, max_frame, max_demand, idle_timeout, \
-                    write_timeout, drain_timeout";
+                    jobs, job_backlog, udp_public, udp_source_rate, udp_total_rate, udp_limit_local, udp_buffer, udp_mmsg, \
+                    udp_gso, udp_gro, max_connections, max_buffers, max_frame, max_demand, idle_timeout, write_timeout, \
+                    drain_timeout";
     let table = [
         // Keys.
         ("idle_timout = \"1s\"", "F:1: idle_timout: unknown key; expected idle_timeout"),
@@ -194,7 +195,7 @@ fn wrong_listeners_in_a_file_are_named_with_line_and_key() {
         ),
         (
             "[[listen]]\nservice = \"echo\"\nscheme = \"sctp\"\naddress = \"127.0.0.1:0\"",
-            "F:3: listen.scheme: echo cannot be reached by sctp; expected tcp",
+            "F:3: listen.scheme: echo cannot be reached by sctp; expected one of tcp, udp",
         ),
         (
             "[[listen]]\nservice = \"echo\"\nscheme = \"tcp\"\naddress = 7007",
@@ -255,7 +256,7 @@ fn wrong_flags_are_named_with_their_value() {
             "--listen: echo=tcp://127.0.0.1:0?terminator is not a listener; expected \
              SERVICE=SCHEME://ADDRESS[?key=value&…], as in echo=tcp://127.0.0.1:7007",
         ),
-        (&["--listen", "echo=unix:///tmp/x"], "--listen: echo cannot be reached by unix; expected tcp"),
+        (&["--listen", "echo=unix:///tmp/x"], "--listen: echo cannot be reached by unix; expected one of tcp, udp"),
         (
             &["--listen", "echo=tcp://localhost:7"],
             "--listen: localhost:7 is not an address; expected IP:PORT, as in 127.0.0.1:7007 or [::1]:7007",

@@ -8,8 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use maitred::config::UDP_BUFFER_BYTES;
 use maitred::net::batch::{Datagram, Inbox, Outbox, Sent, Switches};
-use maitred::net::udp::{DatagramSocket, Exchange, RECEIVE_BUFFER_BYTES, Use};
+use maitred::net::udp::{DatagramSocket, Exchange, Use};
 use maitred::random::Random;
 use nix::libc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,7 +25,7 @@ fn combinations() -> impl Iterator<Item = Switches> {
 }
 
 fn with(switches: Switches) -> Use {
-    Use { switches, longest_request: LONGEST, longest_answer: LONGEST, receive_buffer_bytes: RECEIVE_BUFFER_BYTES }
+    Use { switches, longest_request: LONGEST, longest_answer: LONGEST, receive_buffer_bytes: UDP_BUFFER_BYTES }
 }
 
 fn bind(address: SocketAddr, purpose: Use) -> DatagramSocket {

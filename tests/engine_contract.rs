@@ -1,4 +1,4 @@
-//! The contract of every engine: one table of conversations over real sockets.
+//! The contract of every engine: one table of conversations over real sockets, by TCP (`udp_contract.rs` has those by UDP).
 //!
 //! Each conversation is held with the program, on every engine of the registry that carries the service; after each the
 //! daemon is drained and its books are checked. A new engine gets all of them by registering; a new service fails here
@@ -458,12 +458,7 @@ fn say_and_finish(server: SocketAddr, len: usize) -> u64 {
 /// Holds the conversation on every engine that carries its service, under all settings, several at a time.
 fn check(conversation: &Conversation) {
     let entry = service::find(conversation.service).expect("the service is registered");
-    let is_carried = |engine: &EngineInfo| {
-        let schemes = entry.schemes.iter().map(|name| Scheme::from_name(name).expect("a scheme that exists"));
-        let carried: Vec<Scheme> = schemes.filter(|scheme| (engine.carries)(entry.name, *scheme).is_ok()).collect();
-        assert!(carried.iter().all(|scheme| *scheme == Scheme::Tcp), "there are conversations over TCP only");
-        !carried.is_empty()
-    };
+    let is_carried = |engine: &EngineInfo| (engine.carries)(entry.name, Scheme::Tcp).is_ok();
     let fitting = fitting(conversation.name, conversation.at_once, LEFT_OUT);
     let needs_memory = |engine: &EngineInfo| engine.forks && meets_in_memory(entry, conversation.query);
     let rows = fitting.into_iter().filter(|engine| is_carried(engine) && !needs_memory(engine)).flat_map(|engine| {

@@ -19,10 +19,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use maitred::clock::Clock;
 use maitred::config::Settings;
-use maitred::engine::{Command, Running, Served, Start, start};
+use maitred::engine::{Command, Endpoint, Running, Served, Start, start};
 use maitred::error::Error;
+use maitred::net::batch::Switches;
 use maitred::net::listener::Listener;
+use maitred::net::udp::{DatagramSocket, Use};
 use maitred::service::{Bounds, find};
+use maitred::session::guard::{Guard, Policy};
 
 use client::wait_until;
 use engines::engines;
@@ -64,8 +67,14 @@ fn start_within(spare: usize, engine: &str, address: SocketAddr) -> Result<Box<d
     let service = find("echo").expect("echo is a service").build(&[], &bounds).expect("it needs no parameters");
     let listener = Listener::bind(address).expect("nobody has kept the port");
     let served = Served { listener, service: Arc::clone(&service), idle_exempt: false };
+    let any = SocketAddr::from((address.ip(), 0));
+    let purpose = Use { switches: Switches::OFF, longest_request: 1, longest_answer: 1, receive_buffer_bytes: 1 << 16 };
+    let socket = DatagramSocket::bind(any, purpose).expect("there is a port");
+    let policy =
+        Policy { answers: true, own_ports: vec![], source_rate: None, total_rate: None, spares_loopback: true };
+    let endpoint = Endpoint::new(socket, service, Arc::new(Guard::new(&policy)));
     let settings = Settings { workers: 3, ..Settings::default() };
-    let start_of = Start::new(settings, vec![served], 100, Clock::start());
+    let start_of = Start::new(settings, vec![served], vec![endpoint], 100, Clock::start());
 
     let limit = getrlimit(Resource::Nofile);
     let next = File::open("/dev/null").expect("there is a descriptor").as_raw_fd() as u64;

@@ -14,7 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["cell", "config", "engine", "load", "service", "units"]),
     ("clock", &[]),
     ("config", &["cli", "error", "service", "session", "units"]),
-    ("daemon", &["cli", "clock", "config", "engine", "error", "logging", "metrics", "net"]),
+    ("daemon", &["cli", "clock", "config", "engine", "error", "logging", "metrics", "net", "session"]),
     ("engine", &["clock", "config", "error", "jobs", "logging", "metrics", "net", "session", "sync"]),
     ("error", &[]),
     ("jobs", &["session::handler"]),
@@ -22,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("load", &["cli", "clock", "config", "error", "logging", "metrics", "net", "random", "units"]),
     ("logging", &["net"]),
     ("main", &["cell", "cli", "config", "daemon", "engine", "error", "load", "logging"]),
-    ("metrics", &["session::handler"]),
+    ("metrics", &["session::guard", "session::handler"]),
     ("net", &[]),
     ("random", &[]),
     (

@@ -4,6 +4,7 @@
 //! and the default in the help text, so that the four cannot disagree. Invariant *form-decides-type*: `set` is called
 //! only with a value that the row's form has let through. Read next: `file.rs`, which finds the keys in a file.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::settings::{Limits, LowWater, Placement, Rearm, Settings, Wake, available_cores};
@@ -65,6 +66,9 @@ pub(super) const MAX_WORKERS: usize = 1_024;
 
 /// Processes that a scoreboard has places for.
 const MAX_PROCESS_COUNT: usize = 4_096;
+
+/// Answers a second above which a rate would be none: the guard counts in nanoseconds.
+const MAX_RATE: usize = 1_000_000_000;
 
 /// All settings, in the order in which they are printed. The upper bounds are there so that a slip of the keyboard is
 /// an error and not an allocation; they lie well above what has been measured to be of use.
@@ -251,6 +255,66 @@ pub(super) const KEYS: &[Key] = &[
         value: |settings| Value::Count(settings.job_backlog),
     },
     Key {
+        name: "udp_public",
+        form: Form::Switch,
+        live: false,
+        set: |settings, value| settings.datagrams.is_public = value.switch(),
+        value: |settings| Value::Switch(settings.datagrams.is_public),
+    },
+    Key {
+        name: "udp_source_rate",
+        form: Form::Count { words: &["off"], min: 1, max: MAX_RATE },
+        live: false,
+        set: |settings, value| settings.datagrams.source_rate = value.rate(),
+        value: |settings| {
+            settings.datagrams.source_rate.map_or(Value::Word("off"), |rate| Value::Count(rate.get() as usize))
+        },
+    },
+    Key {
+        name: "udp_total_rate",
+        form: Form::Count { words: &["off"], min: 1, max: MAX_RATE },
+        live: false,
+        set: |settings, value| settings.datagrams.total_rate = value.rate(),
+        value: |settings| {
+            settings.datagrams.total_rate.map_or(Value::Word("off"), |rate| Value::Count(rate.get() as usize))
+        },
+    },
+    Key {
+        name: "udp_limit_local",
+        form: Form::Switch,
+        live: false,
+        set: |settings, value| settings.datagrams.limits_local = value.switch(),
+        value: |settings| Value::Switch(settings.datagrams.limits_local),
+    },
+    Key {
+        name: "udp_buffer",
+        form: Form::Size { min: 4 << 10, max: GIB },
+        live: false,
+        set: |settings, value| settings.datagrams.buffer_bytes = value.count(),
+        value: |settings| Value::Count(settings.datagrams.buffer_bytes),
+    },
+    Key {
+        name: "udp_mmsg",
+        form: Form::Switch,
+        live: false,
+        set: |settings, value| settings.datagrams.mmsg = value.switch(),
+        value: |settings| Value::Switch(settings.datagrams.mmsg),
+    },
+    Key {
+        name: "udp_gso",
+        form: Form::Switch,
+        live: false,
+        set: |settings, value| settings.datagrams.gso = value.switch(),
+        value: |settings| Value::Switch(settings.datagrams.gso),
+    },
+    Key {
+        name: "udp_gro",
+        form: Form::Switch,
+        live: false,
+        set: |settings, value| settings.datagrams.gro = value.switch(),
+        value: |settings| Value::Switch(settings.datagrams.gro),
+    },
+    Key {
         name: "max_connections",
         form: Form::Count { words: &[], min: 1, max: 1 << 22 },
         live: true,
@@ -313,6 +377,13 @@ pub(super) const KEYS: &[Key] = &[
 /// `options`.
 pub(super) const LIMITS: &[&str] =
     &["max_connections", "max_buffers", "max_frame", "max_demand", "idle_timeout", "write_timeout", "drain_timeout"];
+
+/// The settings that every engine has a use for that carries datagrams.
+pub(super) const DATAGRAMS: &[&str] =
+    &["udp_public", "udp_source_rate", "udp_total_rate", "udp_limit_local", "udp_buffer"];
+
+/// Those that it has a use for if it moves more than one datagram at a time.
+pub(super) const SWITCHES: &[&str] = &["udp_mmsg", "udp_gso", "udp_gro"];
 
 /// The setting of this name.
 pub(super) fn find(name: &str) -> Option<&'static Key> {
@@ -404,6 +475,13 @@ impl Value {
         match self {
             Value::Count(count) => count,
             other => unreachable!("INVARIANT form-decides-type: {other:?} is no count"),
+        }
+    }
+
+    fn rate(self) -> Option<NonZeroU32> {
+        match self {
+            Value::Word(_) => None,
+            value => NonZeroU32::new(u32::try_from(value.count()).expect("every bound fits")),
         }
     }
 

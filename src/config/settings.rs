@@ -3,6 +3,7 @@
 //! Types and constants only; what is in range is for `keys.rs`, what fits together for `config.rs`. The constants are
 //! the one place of each default: help text, man page and printed configuration read them from here.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// How an engine schedules and what it may hold. Fixed for the life of the process, but for the timeouts and the
@@ -49,6 +50,8 @@ pub struct Settings {
     pub jobs: usize,
     /// Read by whoever has such work: how much of it may wait for a thread. Default [`JOB_BACKLOG`].
     pub job_backlog: usize,
+    /// Read at start: how datagrams are moved, and who is answered.
+    pub datagrams: DatagramSettings,
     /// Read by the engine at start, and again by a reload: what sessions may take.
     pub limits: Limits,
 }
@@ -124,6 +127,29 @@ pub struct Processes {
     pub max_spare: usize,
 }
 
+/// How datagrams are moved, and who is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatagramSettings {
+    /// Whether senders are answered on addresses that strangers reach. Default [`UDP_PUBLIC`].
+    pub is_public: bool,
+    /// Answers a second to one sender, at each listener; as many may come at once. None for as many as it asks for. Default
+    /// [`UDP_SOURCE_RATE`].
+    pub source_rate: Option<NonZeroU32>,
+    /// Answers a second to all senders together, at each listener; as many may come at once. Default [`UDP_TOTAL_RATE`].
+    pub total_rate: Option<NonZeroU32>,
+    /// Whether the rates are for senders on this machine, too. Default [`UDP_LIMIT_LOCAL`].
+    pub limits_local: bool,
+    /// Bytes that the kernel is asked to hold unread, for each socket. Default [`UDP_BUFFER_BYTES`].
+    pub buffer_bytes: usize,
+    /// Whether several messages go by one call (`recvmmsg`, `sendmmsg`). Default: yes, if the kernel can.
+    pub mmsg: bool,
+    /// Whether answers that follow each other to one sender leave as one message, which the kernel splits. Default: yes, if
+    /// it can.
+    pub gso: bool,
+    /// Whether what came like that is received as one message. Default: yes, if the kernel can.
+    pub gro: bool,
+}
+
 /// How the poller asks the kernel for readiness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rearm {
@@ -158,6 +184,16 @@ pub const MAX_PROCESSES: usize = 256;
 pub const MIN_SPARE: usize = 2;
 /// Four times the least, so that a load which comes and goes by a few clients makes and ends no processes.
 pub const MAX_SPARE: usize = 8;
+/// Off: whoever forges a sender would have the daemon send to it.
+pub const UDP_PUBLIC: bool = false;
+/// More than somebody who looks at the time or tries an echo asks for, and next to nothing for whom it is forged on. Guess.
+pub const UDP_SOURCE_RATE: u32 = 100;
+/// A hundred senders at the most that one may have. Guess.
+pub const UDP_TOTAL_RATE: u32 = 10_000;
+/// Off: who is on this machine has better ways to disturb it.
+pub const UDP_LIMIT_LOCAL: bool = false;
+/// Some thousand small datagrams, since the kernel counts its own memory for each.
+pub const UDP_BUFFER_BYTES: usize = 1 << 20;
 /// Below the hard limit of descriptors that systems give a process as it comes, so that the default is what is in force.
 pub const MAX_CONNECTIONS: usize = 16_384;
 /// Four thousand default rings: that many sessions may have bytes in flight at one moment.
@@ -194,6 +230,21 @@ impl Default for Limits {
     }
 }
 
+impl Default for DatagramSettings {
+    fn default() -> DatagramSettings {
+        DatagramSettings {
+            is_public: UDP_PUBLIC,
+            source_rate: NonZeroU32::new(UDP_SOURCE_RATE),
+            total_rate: NonZeroU32::new(UDP_TOTAL_RATE),
+            limits_local: UDP_LIMIT_LOCAL,
+            buffer_bytes: UDP_BUFFER_BYTES,
+            mmsg: true,
+            gso: true,
+            gro: true,
+        }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
@@ -213,6 +264,7 @@ impl Default for Settings {
             processes: Processes { min: MIN_PROCESSES, max: MAX_PROCESSES, min_spare: MIN_SPARE, max_spare: MAX_SPARE },
             jobs: available_cores(),
             job_backlog: JOB_BACKLOG,
+            datagrams: DatagramSettings::default(),
             limits: Limits::default(),
         }
     }

@@ -1,5 +1,5 @@
 //! One session from its beginning to its end by one thread or process that waits for it alone: what `serial`,
-//! `thread-per-connection` and the process engines have in common.
+//! `thread-per-connection` and the process engines have in common. So also one endpoint, by a thread of its own.
 //!
 //! The turn is the same as everywhere (`turns.rs`). What differs is the wait between two turns: in the kernel, for this
 //! one socket, with a timeout for the session's own deadlines; orders are heard through a nudge (`net/nudge.rs`). So there
@@ -17,8 +17,10 @@ use std::time::Duration;
 
 use super::common::Common;
 use super::connection::{Calls, Connection};
+use super::endpoint::{Endpoint, Outcome};
 use super::turns::Turns;
 use crate::clock::{Clock, TICK, ticks_since};
+use crate::metrics::counters::TurnCounters;
 use crate::net::nudge::{Interest, Sleeper, wait};
 use crate::session::TurnEnd;
 use crate::session::handler::Closed;
@@ -108,6 +110,30 @@ pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Con
     }
 }
 
+/// Serves the endpoint until the engine has drained.
+pub(super) fn answer(common: &Common, counters: &TurnCounters, endpoint: &Endpoint) {
+    let mut open = endpoint.take();
+    loop {
+        counters.turns.add(1);
+        let now_ns = common.clock.now_ns();
+        let outcome = endpoint.exchange(&mut open, common.orders().stage(now_ns).reasons(), now_ns);
+        match outcome {
+            Outcome::Again => {}
+            Outcome::Over => return endpoint.close(open, common),
+            Outcome::Idle | Outcome::Blocked => {
+                let output = outcome == Outcome::Blocked;
+                wait(Some(open.as_fd()), Interest { input: !output, output }, left_of_drain(common));
+            }
+        }
+    }
+}
+
+/// How long a drain still goes on, once there is one.
+fn left_of_drain(common: &Common) -> Option<Duration> {
+    let over_ns = common.orders().over_ns();
+    over_ns.map(|over_ns| Duration::from_nanos(over_ns.saturating_sub(common.clock.now_ns())))
+}
+
 /// Waits for what the session waits for; why it is to have a turn then.
 fn wait_for(common: &Common, connection: &Connection, ticks: &Ticks, tick: u32) -> Reasons {
     let session = &connection.session;
@@ -123,8 +149,7 @@ fn wait_for(common: &Common, connection: &Connection, ticks: &Ticks, tick: u32) 
         since => left(since, orders.write_ticks()),
     };
     let timers = TICK * idle_left.min(write_left).max(1);
-    let over = orders.over_ns().map(|over_ns| Duration::from_nanos(over_ns.saturating_sub(common.clock.now_ns())));
-    let timeout = over.map_or(timers, |over| over.min(timers));
+    let timeout = left_of_drain(common).map_or(timers, |over| over.min(timers));
     let woken = wait(Some(connection.socket.as_fd()), interest, Some(timeout));
     let mut reasons = Reasons::NONE;
     for (is_so, reason) in [

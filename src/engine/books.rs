@@ -6,7 +6,7 @@
 use super::common::Common;
 use crate::metrics::counters::{BATCH_SIZES, PollCounters, TurnCounters};
 use crate::metrics::stages::{self, StageRecorder};
-use crate::metrics::summary::{ACCEPTING, POLLING, PollSummary, Summary, TURNS, TurnSummary};
+use crate::metrics::summary::{ACCEPTING, Datagrams, POLLING, PollSummary, Summary, TURNS, TurnSummary};
 use crate::session::handler::Closed;
 
 /// The blocks that one engine's counters are in.
@@ -54,6 +54,11 @@ impl<'a> Books<'a> {
         .collect()
     }
 
+    fn datagrams(&self) -> Option<Datagrams> {
+        let endpoints = self.common.desks.iter().flat_map(|desk| &desk.endpoints);
+        Datagrams::of(&endpoints.map(|endpoint| &endpoint.counters).collect::<Vec<_>>())
+    }
+
     /// What every engine can tell; the rest is added by those that can.
     pub(super) fn summary(&self) -> Summary {
         let mut known = [TURNS, ACCEPTING].concat();
@@ -72,6 +77,7 @@ impl<'a> Books<'a> {
             closed: self.closed(),
             buffer_bytes: self.buffer_bytes.map(|bytes| bytes as u64),
             estimates: None,
+            datagrams: self.datagrams(),
             processes: None,
             batch_sizes: self.polls_sessions.then(|| {
                 let class = |class: usize| self.desks().map(|counters| counters.batch_sizes[class].read()).sum();

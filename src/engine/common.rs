@@ -13,6 +13,7 @@ use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+use super::endpoint::Endpoint;
 use super::front::Arrival;
 use super::{Command, Needs, Start};
 use crate::clock::Clock;
@@ -38,16 +39,21 @@ pub(super) struct Common {
     pub(super) desks: Box<[Desk]>,
     /// Connections that were let in and have not ended. Written by fronts and by whoever ends sessions.
     live: AtomicUsize,
+    /// Endpoints that are open. Written by whoever closes one.
+    endpoints: AtomicUsize,
     /// Fronts that let nobody in any more.
     closed: AtomicUsize,
 }
 
 impl Common {
-    /// With so many desks.
-    pub(super) fn new(start: &Start, desks: usize) -> Result<Common, Error> {
+    /// With so many desks, each with the endpoints that are its own.
+    pub(super) fn new(start: &mut Start, desks: usize) -> Result<Common, Error> {
         let (settings, needs) = (start.settings.clone(), start.needs);
         let jobs = needs.jobs.then(|| Jobs::new(settings.jobs, settings.job_backlog));
-        let desks = (0..desks).map(|_| Desk::new()).collect::<io::Result<_>>();
+        let mut endpoints = std::mem::take(&mut start.endpoints).into_iter();
+        let desks = (0..desks).map(|_| Desk::new(endpoints.next().unwrap_or_default()));
+        let desks =
+            desks.collect::<io::Result<Box<[Desk]>>>().map_err(|reason| Error::resource("make a poller", reason))?;
         let orders = Shared::<Orders>::new(1).map_err(|reason| Error::resource("share memory", reason))?;
         orders[0].set_timeouts(&settings.limits);
         Ok(Common {
@@ -56,8 +62,9 @@ impl Common {
             clock: start.clock,
             jobs,
             orders,
-            desks: desks.map_err(|reason| Error::resource("make a poller", reason))?,
             live: AtomicUsize::new(0),
+            endpoints: AtomicUsize::new(desks.iter().map(|desk| desk.endpoints.len()).sum()),
+            desks,
             closed: AtomicUsize::new(0),
         })
     }
@@ -95,6 +102,18 @@ impl Common {
         }
     }
 
+    /// Counts an endpoint out.
+    pub(super) fn leave_endpoint(&self) {
+        self.endpoints.fetch_sub(1, Ordering::SeqCst);
+        self.tell_if_over();
+    }
+
+    /// For a desk at which nobody will ever be.
+    pub(super) fn give_up_desk(&self, number: usize) {
+        self.endpoints.fetch_sub(self.desks[number].endpoints.len(), Ordering::SeqCst);
+        self.close_one();
+    }
+
     /// Says that one more front lets nobody in.
     pub(super) fn close_one(&self) {
         self.closed.fetch_add(1, Ordering::SeqCst);
@@ -103,7 +122,8 @@ impl Common {
 
     /// Whether nobody is here and nobody can come: a front may still hand to another what it lets in.
     pub(super) fn is_over(&self) -> bool {
-        self.closed.load(Ordering::SeqCst) == self.desks.len() && self.live() == 0
+        let are_closed = self.closed.load(Ordering::SeqCst) == self.desks.len();
+        are_closed && self.live() == 0 && self.endpoints.load(Ordering::SeqCst) == 0
     }
 
     fn tell_if_over(&self) {
@@ -219,6 +239,8 @@ impl Stage {
 pub(super) struct Desk {
     pub(super) poller: Poller,
     pub(super) counters: PollCounters,
+    /// Watched by this desk's poller, or served by threads of their own.
+    pub(super) endpoints: Box<[Endpoint]>,
     /// Not yet carried out, oldest first. Written by anybody, taken by the front.
     errands: Mutex<VecDeque<Errand>>,
     /// Whether there are some, for a front that is busy. Set by whoever adds one, cleared by the front.
@@ -237,10 +259,11 @@ pub(super) enum Errand {
 }
 
 impl Desk {
-    fn new() -> io::Result<Desk> {
+    fn new(endpoints: Vec<Endpoint>) -> io::Result<Desk> {
         Ok(Desk {
             poller: Poller::new()?,
             counters: PollCounters::default(),
+            endpoints: endpoints.into(),
             errands: Mutex::new(VecDeque::new()),
             has_errands: AtomicBool::new(false),
             is_waiting: AtomicBool::new(false),

@@ -30,7 +30,7 @@ pub(super) const ENTRY: Entry = Entry {
     },
     start: |mut start| {
         let listeners = vec![std::mem::take(&mut start.listeners)];
-        Ok(Box::new(start_loops(ENTRY.info.name, &start, listeners, |loops, number| {
+        Ok(Box::new(start_loops(ENTRY.info.name, &mut start, listeners, |loops, number| {
             Sessions::new(&loops.all[number].reactor)
         })?))
     },
@@ -54,7 +54,7 @@ impl LoopFloor for Sessions {
 /// When a descriptor or a thread cannot be had.
 pub(super) fn start_loops<F: LoopFloor>(
     engine: &'static str,
-    start: &Start,
+    start: &mut Start,
     listeners: Vec<Vec<Served>>,
     floor: impl Fn(&Loops, usize) -> F,
 ) -> Result<Loops, Error> {

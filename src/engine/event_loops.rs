@@ -41,12 +41,13 @@ fn begin(mut start: Start) -> Result<Loops, Error> {
     let listeners = std::mem::take(&mut start.listeners);
     if placement == Placement::ReusePort {
         let listeners = share_ports(listeners, count)?;
-        return start_loops(ENTRY.info.name, &start, listeners, |loops, number| {
+        start.share_endpoints(count)?;
+        return start_loops(ENTRY.info.name, &mut start, listeners, |loops, number| {
             Sessions::new(&loops.all[number].reactor)
         });
     }
     let first_alone = std::iter::once(listeners).chain((1..count).map(|_| Vec::new())).collect();
-    start_loops(ENTRY.info.name, &start, first_alone, |loops, number| Dealer {
+    start_loops(ENTRY.info.name, &mut start, first_alone, |loops, number| Dealer {
         sessions: Sessions::new(&loops.all[number].reactor),
         loops: Arc::clone(&loops.all),
         number,
@@ -85,6 +86,8 @@ impl Dealer {
 }
 
 impl Floor for Dealer {
+    const HAS_ENDPOINTS: bool = true;
+
     fn admit(&mut self, arrival: Arrival, now_ns: u64) -> Result<Option<u64>, Refusal> {
         // Only the first loop has listeners; what comes to another one has been dealt to it.
         let chosen = if self.number == 0 { self.choose() } else { self.number };
@@ -106,6 +109,10 @@ impl Floor for Dealer {
 
     fn handle_event(&mut self, ready: Ready, now_ns: u64) {
         self.sessions.handle_event(ready, now_ns);
+    }
+
+    fn handle_endpoint(&mut self, number: usize, now_ns: u64) {
+        self.sessions.handle_endpoint(number, now_ns);
     }
 
     fn handle_stage(&mut self, stage: Stage, now_ns: u64) {

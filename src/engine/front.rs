@@ -1,6 +1,6 @@
 //! [`Front`]: the part of an engine that meets whoever comes: it accepts within the limits, does its part of what the
 //! engine is told, keeps the time, and drains. What becomes of a connection that was let in is for its [`Floor`]: a table of
-//! sessions under a poller (`reactor.rs`), a thread or a process for each.
+//! sessions under a poller (`reactor.rs`), a thread or a process for each. So it is with the turns of endpoints.
 //!
 //! A front waits in its desk's poller, together with all that its floor watches there: one thread at a time.
 //!
@@ -31,9 +31,13 @@ use crate::net::socket::Socket;
 use crate::session::Session;
 use crate::session::handler::{Closed, Service};
 use crate::session::mailbox::{Mailbox, Rouse};
+use crate::session::state::{Reasons, Scheduled};
 
 /// Connections taken from one listener before sessions have their turn again.
 const ACCEPT_BURST: usize = 64;
+
+/// Keys from here on are of endpoints; below are listeners.
+const FIRST_ENDPOINT_KEY: u64 = 1 << 31;
 
 /// Keys from here on are the floor's own: those of sessions, or of whatever else it watches.
 pub(super) const FIRST_FLOOR_KEY: u64 = 1 << 32;
@@ -64,8 +68,16 @@ impl Arrival {
     }
 }
 
+/// By what key the poller reports the endpoint of this number.
+pub(super) fn endpoint_key(number: usize) -> u64 {
+    FIRST_ENDPOINT_KEY + number as u64
+}
+
 /// Where connections go that were let in.
 pub(super) trait Floor {
+    /// Whether endpoints are watched by the front, which leaves their turns to the floor.
+    const HAS_ENDPOINTS: bool = false;
+
     /// Begins a session, and says by when it wants to be called for it. Whoever ends the session calls
     /// [`Common::leave`]; for one that is refused the front does.
     fn admit(&mut self, arrival: Arrival, now_ns: u64) -> Result<Option<u64>, Refusal>;
@@ -91,6 +103,11 @@ pub(super) trait Floor {
 
     /// Something that the floor watches is ready: its key is at least [`FIRST_FLOOR_KEY`].
     fn handle_event(&mut self, ready: Ready, now_ns: u64);
+
+    /// The endpoint of this number is queued: it is to have a turn, and nobody else will see to that.
+    fn handle_endpoint(&mut self, _number: usize, _now_ns: u64) {
+        unreachable!("its endpoints are not watched");
+    }
 
     /// The engine has gone on to this stage: every session is to know.
     fn handle_stage(&mut self, stage: Stage, now_ns: u64);
@@ -138,6 +155,11 @@ impl<F: Floor> Front<F> {
         let acceptors = served.into_iter().enumerate();
         let acceptors = acceptors.map(|(key, served)| Acceptor::watch(served, key as u64, floor.bell(desk)));
         let acceptors = acceptors.collect::<io::Result<_>>().map_err(watch)?;
+        if F::HAS_ENDPOINTS {
+            for (number, endpoint) in desk.endpoints.iter().enumerate() {
+                endpoint.watch(&desk.poller, endpoint_key(number)).map_err(watch)?;
+            }
+        }
         let alarm = Alarm::new().map_err(watch)?;
         desk.poller.watch_level(alarm.as_fd(), ALARM_KEY).map_err(watch)?;
         Ok(Front {
@@ -196,6 +218,9 @@ impl<F: Floor> Front<F> {
                 }
                 WAKE_KEY => self.handle_errands(),
                 ALARM_KEY => self.handle_alarm(),
+                FIRST_ENDPOINT_KEY.. => {
+                    self.schedule_endpoint((ready.key - FIRST_ENDPOINT_KEY) as usize, Reasons::READABLE);
+                }
                 listener => self.handle_arrivals(listener as usize),
             }
         }
@@ -225,6 +250,20 @@ impl<F: Floor> Front<F> {
         counters.events.add(events);
         counters.events_max.raise(events);
         counters.batch_sizes[batch_class(events)].add(1);
+    }
+
+    fn schedule_endpoint(&mut self, number: usize, reasons: Reasons) {
+        if self.desk().endpoints[number].schedule(reasons) == Scheduled::Enqueue {
+            self.floor.handle_endpoint(number, self.now_ns);
+        }
+    }
+
+    /// Has everybody know that the engine has gone on to this stage.
+    fn handle_stage(&mut self, stage: Stage) {
+        self.floor.handle_stage(stage, self.now_ns);
+        if F::HAS_ENDPOINTS {
+            (0..self.desk().endpoints.len()).for_each(|number| self.schedule_endpoint(number, stage.reasons()));
+        }
     }
 
     fn handle_arrivals(&mut self, listener: usize) {
@@ -324,7 +363,7 @@ impl<F: Floor> Front<F> {
             info!("the drain timeout has passed with {} sessions open; they are closed", self.common.live());
             self.drain_over_ns = None;
             self.common.orders().go_on_to(Stage::Over);
-            self.floor.handle_stage(Stage::Over, self.now_ns);
+            self.handle_stage(Stage::Over);
         }
         self.alarm_ns = u64::MAX;
         self.set_alarm();
@@ -348,7 +387,7 @@ impl<F: Floor> Front<F> {
                 Errand::Tell(Command::Drain) => self.drain(),
                 Errand::Tell(Command::Stop) => {
                     self.drain();
-                    self.floor.handle_stage(Stage::Killed, self.now_ns);
+                    self.handle_stage(Stage::Killed);
                     // The drain before may have set it for much later than the floor wants to be called now.
                     self.set_alarm();
                 }
@@ -382,7 +421,7 @@ impl<F: Floor> Front<F> {
         }
         self.acceptors.clear();
         self.drain_over_ns = self.common.orders().over_ns();
-        self.floor.handle_stage(Stage::Draining, self.now_ns);
+        self.handle_stage(Stage::Draining);
         self.set_alarm();
         self.common.close_one();
     }

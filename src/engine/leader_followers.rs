@@ -85,10 +85,10 @@ struct LeaderFollowers {
 }
 
 impl LeaderFollowers {
-    fn start(start: Start) -> Result<LeaderFollowers, Error> {
-        let all_brief = super::all_paced(&start.listeners, &[Pace::Brief]);
+    fn start(mut start: Start) -> Result<LeaderFollowers, Error> {
+        let all_brief = start.all_paced(&[Pace::Brief]);
         let workers = start.settings.workers;
-        let common = Arc::new(Common::new(&start, 1)?);
+        let common = Arc::new(Common::new(&mut start, 1)?);
         let reactor = Reactor::new(&common, 0, start.most_sessions, common.settings.limits.max_buffer_bytes);
         let front = Front::new(Arc::clone(&common), 0, start.listeners, Sessions::new(&reactor))?;
         let crew = Crew::new(common.settings.pin);
@@ -204,7 +204,7 @@ impl<'a> Member<'a> {
         for _ in 0..round {
             let request = found.pop_front().expect("as many as there were");
             shared.reactor.run(turns, request, &mut |next| match next.work {
-                Work::Turn(_) => found.push_back(next),
+                Work::Turn(_) | Work::Datagrams(_) => found.push_back(next),
                 // For whoever leads next: a member that waits need not wait for this one.
                 Work::Call(_) => shared.reactor.leave(next),
             });

@@ -52,7 +52,7 @@ impl Loops {
     ///
     /// # Errors
     /// When a descriptor cannot be had.
-    pub(super) fn new(engine: &'static str, start: &Start, count: usize) -> Result<Loops, Error> {
+    pub(super) fn new(engine: &'static str, start: &mut Start, count: usize) -> Result<Loops, Error> {
         let common = Arc::new(Common::new(start, count)?);
         // Memory is shared out too: a loop that runs out of it waits for its own sessions.
         let buffer_bytes = common.settings.limits.max_buffer_bytes / count;

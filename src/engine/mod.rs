@@ -15,6 +15,7 @@ mod books;
 mod common;
 mod connection;
 mod crew;
+mod endpoint;
 mod event_loop;
 mod event_loops;
 mod front;
@@ -43,6 +44,8 @@ use crate::error::Error;
 use crate::metrics::summary::Summary;
 use crate::net::listener::Listener;
 use crate::session::handler::{Pace, Service};
+
+pub use self::endpoint::Endpoint;
 
 /// An engine: what people need to know of it, and how it starts.
 struct Entry {
@@ -83,8 +86,8 @@ pub const ENGINES: &[EngineInfo] = &{
 /// What an engine carries whose sessions live in one process and run beside each other.
 fn carries_all(_service: &str, scheme: Scheme) -> Result<(), &'static str> {
     match scheme {
-        Scheme::Tcp => Ok(()),
-        _ => Err("it carries tcp only"),
+        Scheme::Tcp | Scheme::Udp => Ok(()),
+        Scheme::Unix => Err("it carries tcp and udp only"),
     }
 }
 
@@ -106,7 +109,7 @@ fn carries_one_by_one(service: &str, scheme: Scheme) -> Result<(), &'static str>
     }
 }
 
-/// A bound listener and the service behind it.
+/// A bound listener of streams and the service behind it.
 pub struct Served {
     /// Accepts the connections.
     pub listener: Listener,
@@ -122,6 +125,8 @@ pub struct Start {
     pub settings: Settings,
     /// What it serves.
     pub listeners: Vec<Served>,
+    /// Where datagrams are answered; by desk, which is all at the first one unless they are shared out.
+    endpoints: Vec<Vec<Endpoint>>,
     /// Most sessions that it could ever be allowed, whatever the limits say now.
     pub most_sessions: usize,
     /// The daemon's clock.
@@ -141,15 +146,46 @@ struct Needs {
 }
 
 impl Start {
-    /// With these listeners, and no more sessions than `most_sessions`.
-    pub fn new(settings: Settings, listeners: Vec<Served>, most_sessions: usize, clock: Clock) -> Start {
-        let any = |is_so: fn(&dyn Service) -> bool| listeners.iter().any(|served| is_so(&*served.service));
-        let needs = Needs {
+    /// With these listeners and endpoints, and no more sessions than `most_sessions`.
+    pub fn new(
+        settings: Settings,
+        listeners: Vec<Served>,
+        endpoints: Vec<Endpoint>,
+        most_sessions: usize,
+        clock: Clock,
+    ) -> Start {
+        let endpoints = vec![endpoints];
+        let mut start = Start { settings, listeners, endpoints, most_sessions, clock, needs: Needs::default() };
+        let any = |is_so: fn(&dyn Service) -> bool| start.services().any(is_so);
+        start.needs = Needs {
             clock: any(|service| service.reads_clock()),
             mail: any(|service| service.mailbox().is_some()),
             jobs: any(|service| service.has_jobs()),
         };
-        Start { settings, listeners, most_sessions, clock, needs }
+        start
+    }
+
+    fn services(&self) -> impl Iterator<Item = &dyn Service> {
+        let by_stream = self.listeners.iter().map(|served| &*served.service);
+        by_stream.chain(self.endpoints.iter().flatten().map(Endpoint::service))
+    }
+
+    /// Whether the turns of every service are of one of these paces.
+    fn all_paced(&self, paces: &[Pace]) -> bool {
+        self.services().all(|service| paces.contains(&service.pace()))
+    }
+
+    /// As many endpoints of each kind as there are desks, all on the port of the first.
+    fn share_endpoints(&mut self, desks: usize) -> Result<(), Error> {
+        self.endpoints.resize_with(desks, Vec::new);
+        let (first, others) = self.endpoints.split_first_mut().expect("there is at least one desk");
+        for endpoint in first {
+            for share in &mut *others {
+                let attempt = || format!("answer once more on {}", endpoint.address());
+                share.push(endpoint.sibling().map_err(|reason| Error::resource(attempt(), reason))?);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -217,11 +253,6 @@ pub fn available(name: &str) -> Result<(), String> {
 fn entry(name: &str) -> &'static Entry {
     let entry = ENTRIES.iter().find(|entry| entry.info.name == name);
     entry.expect("the configuration names an engine of the registry")
-}
-
-/// Whether the turns of every service are of one of these paces.
-fn all_paced(listeners: &[Served], paces: &[Pace]) -> bool {
-    listeners.iter().all(|served| paces.contains(&served.service.pace()))
 }
 
 #[cfg(test)]

@@ -87,7 +87,8 @@ fn available() -> Result<(), String> {
 fn begin(mut start: Start) -> Result<Loops, Error> {
     let count = start.settings.workers;
     let shares = share_ports(mem::take(&mut start.listeners), count)?;
-    let loops = Loops::new(ENTRY.info.name, &start, count)?;
+    start.share_endpoints(count)?;
+    let loops = Loops::new(ENTRY.info.name, &mut start, count)?;
     let (told, tells) = channel();
     let run_one = |served| {
         let told = told.clone();
@@ -124,7 +125,7 @@ fn run(one: &Loop, served: Vec<Served>, told: &Sender<Result<(), Error>>) {
         }
         Err(reason) => {
             // It lets nobody in.
-            common.close_one();
+            common.give_up_desk(one.number);
             tell(Err(reason));
         }
     }
@@ -259,6 +260,8 @@ impl Doorbell for &mut Completions {
 }
 
 impl Floor for Completions {
+    const HAS_ENDPOINTS: bool = true;
+
     fn bell<'a>(&'a mut self, _desk: &'a Desk) -> impl Doorbell + 'a {
         self
     }
@@ -295,6 +298,10 @@ impl Floor for Completions {
 
     /// Sessions are not watched by the poller.
     fn handle_event(&mut self, _ready: Ready, _now_ns: u64) {}
+
+    fn handle_endpoint(&mut self, number: usize, now_ns: u64) {
+        self.sessions.handle_endpoint(number, now_ns);
+    }
 
     fn handle_stage(&mut self, stage: Stage, now_ns: u64) {
         // What the kernel holds for a session is to be known to it when it hears of the drain.

@@ -40,8 +40,8 @@ pub(super) const ENTRY: Entry = Entry {
         at_once: AtOnce::Many,
         forks: true,
     },
-    start: |start| {
-        let common = Arc::new(Common::new(&start, 1)?);
+    start: |mut start| {
+        let common = Arc::new(Common::new(&mut start, 1)?);
         let processes = Processes::new(&common, start.most_sessions.min(MOST_PROCESSES));
         let processes = processes.map_err(|reason| Error::resource("share memory with children", reason))?;
         let mut front = Front::new(Arc::clone(&common), 0, start.listeners, Forks { processes })?;

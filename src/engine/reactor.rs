@@ -26,7 +26,7 @@ use log::warn;
 
 use super::common::{Common, Desk, Stage};
 use super::connection::{Calls, Connection, Wire};
-use super::front::{Arrival, Floor, Refusal};
+use super::front::{Arrival, Floor, Refusal, endpoint_key};
 use super::timeouts::Wheel;
 use super::turns::{Placed, Turns};
 use crate::clock::{Clock, TICK, ticks_since};
@@ -59,6 +59,8 @@ pub(super) enum Work {
     Turn(Key),
     /// A call of a session is to be run.
     Call(Box<Placed>),
+    /// The endpoint of this number at the reactor's desk, which is in the state *queued*, is to have a turn.
+    Datagrams(usize),
 }
 
 impl Request {
@@ -171,9 +173,14 @@ impl Reactor {
 
     /// The same for a thread that is to run nothing but turns.
     pub(super) fn run_turn(&self, turns: &mut Turns<'_>, request: Request, put: &mut dyn FnMut(Request)) {
-        let Work::Turn(key) = request.work else { return put(request) };
-        self.turn(&mut Readiness(self), turns, key, request.seen_ns(), put);
-        self.put_calls(turns, put);
+        match request.work {
+            Work::Turn(key) => {
+                self.turn(&mut Readiness(self), turns, key, request.seen_ns(), put);
+                self.put_calls(turns, put);
+            }
+            Work::Datagrams(number) => self.answer(turns, number, request.seen_ns(), put),
+            Work::Call(_) => put(request),
+        }
     }
 
     /// The same as [`run`](Self::run) for sessions that are not wired as usual.
@@ -193,6 +200,10 @@ impl Reactor {
                 first
             }
             Work::Call(call) => Some(*call),
+            Work::Datagrams(number) => {
+                self.answer(turns, number, seen_ns, put);
+                None
+            }
         };
         let Some(call) = call else { return };
         if let Some(key) = turns.call(call, seen_ns)
@@ -212,6 +223,14 @@ impl Reactor {
         let ready_ns = self.common.stage_ns();
         for call in turns.placed.drain(..) {
             put(Request { work: Work::Call(Box::new(call)), ready_ns });
+        }
+    }
+
+    /// Gives the endpoint its turn.
+    fn answer(&self, turns: &mut Turns<'_>, number: usize, seen_ns: Option<u64>, put: &mut dyn FnMut(Request)) {
+        let Desk { endpoints, poller, .. } = self.desk();
+        if turns.answer(&endpoints[number], poller, endpoint_key(number), seen_ns) {
+            put(Request { work: Work::Datagrams(number), ready_ns: self.common.stage_ns() });
         }
     }
 
@@ -462,6 +481,8 @@ impl Sessions {
 }
 
 impl Floor for Sessions {
+    const HAS_ENDPOINTS: bool = true;
+
     fn admit(&mut self, arrival: Arrival, now_ns: u64) -> Result<Option<u64>, Refusal> {
         let reactor = Arc::clone(&self.reactor);
         let poller = &reactor.desk().poller;
@@ -488,6 +509,11 @@ impl Floor for Sessions {
 
     fn handle_event(&mut self, ready: Ready, now_ns: u64) {
         self.handle_ready(ready, true, now_ns);
+    }
+
+    fn handle_endpoint(&mut self, number: usize, now_ns: u64) {
+        let ready_ns = if self.reactor.common.is_timed() { now_ns } else { 0 };
+        self.ready.push_back(Request { work: Work::Datagrams(number), ready_ns });
     }
 
     fn handle_stage(&mut self, stage: Stage, now_ns: u64) {

@@ -7,17 +7,18 @@
 //! however idle the present client is. Nothing is simpler, and nothing else is as fair to the client that is being served.
 //!
 //! A session is served inside of [`Floor::admit`]: while it lasts nobody is at the front, so that orders reach the session
-//! by a nudge, and the front when it is back. Read next: `thread_per_connection.rs`, the same with a thread for each.
+//! by a nudge, and the front when it is back. So it is with datagrams: one at a time, by plain calls, between two sessions. Read next: `thread_per_connection.rs`, the same with a thread for each.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use super::blocking::{Bed, serve};
 use super::books::Books;
 use super::common::{Common, Stage};
 use super::connection::Connection;
 use super::crew::{Crew, Hand};
-use super::front::{Arrival, Floor, Front, Refusal};
+use super::front::{Arrival, Floor, Front, Refusal, endpoint_key};
 use super::turns::Turns;
 use super::{Command, Entry, Hearing, Running, Start, anywhere, carries_one_by_one};
 use crate::config::{AtOnce, EngineInfo};
@@ -58,12 +59,12 @@ struct Serial {
 }
 
 impl Serial {
-    fn start(start: Start) -> Result<Serial, Error> {
-        let common = Arc::new(Common::new(&start, 1)?);
+    fn start(mut start: Start) -> Result<Serial, Error> {
+        let common = Arc::new(Common::new(&mut start, 1)?);
         let budget = Budget::new(common.settings.limits.max_buffer_bytes);
         let (counters, stages) = (TurnCounters::default(), StageRecorder::default());
         let shared = Arc::new(Shared { common, budget, counters, stages, bed: Arc::default() });
-        let floor = Client { shared: Arc::clone(&shared) };
+        let floor = Client { shared: Arc::clone(&shared), ready: Vec::new() };
         let mut front = Front::new(Arc::clone(&shared.common), 0, start.listeners, floor)?;
         let crew = Crew::new(shared.common.settings.pin);
         let (bed, batch) = (Arc::clone(&shared.bed), shared.common.settings.batch);
@@ -73,7 +74,8 @@ impl Serial {
             bed.enter();
             let mut batch = Batch::new(batch);
             while !front.is_drained() {
-                front.wait(&mut batch, None);
+                let is_busy = front.floor.answer();
+                front.wait(&mut batch, is_busy.then_some(Duration::ZERO));
             }
             bed.leave();
         })])?;
@@ -103,9 +105,24 @@ fn wait_until_it_hears(hears: &Receiver<std::io::Result<()>>) -> Result<(), Erro
 /// The floor: room for one.
 struct Client {
     shared: Arc<Shared>,
+    /// Endpoints that are queued, by number.
+    ready: Vec<usize>,
+}
+
+impl Client {
+    /// Gives each endpoint that is queued a turn; true if one is queued again.
+    fn answer(&mut self) -> bool {
+        let Shared { common, budget, counters, stages, .. } = &*self.shared;
+        let mut turns = Turns::new(common, budget, counters, stages).keeping_none();
+        let desk = &common.desks[0];
+        self.ready.retain(|&number| turns.answer(&desk.endpoints[number], &desk.poller, endpoint_key(number), None));
+        !self.ready.is_empty()
+    }
 }
 
 impl Floor for Client {
+    const HAS_ENDPOINTS: bool = true;
+
     fn admit(&mut self, arrival: Arrival, _now_ns: u64) -> Result<Option<u64>, Refusal> {
         let Shared { common, budget, counters, stages, bed } = &*self.shared;
         let mut turns = Turns::new(common, budget, counters, stages).keeping_none();
@@ -116,6 +133,10 @@ impl Floor for Client {
     }
 
     fn handle_event(&mut self, _ready: Ready, _now_ns: u64) {}
+
+    fn handle_endpoint(&mut self, number: usize, _now_ns: u64) {
+        self.ready.push(number);
+    }
 
     fn handle_stage(&mut self, _stage: Stage, _now_ns: u64) {}
 }

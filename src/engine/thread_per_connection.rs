@@ -8,6 +8,8 @@
 //! over but the socket, once. The kernel keeps the list of who is ready, and switches threads at every request; each
 //! client costs a stack, and coming and going costs a thread's start and end.
 //!
+//! Datagrams have no connection; each endpoint has a thread.
+//!
 //! The cap is `--max-connections`; a thread that cannot be had turns that one client away. Stacks are small:
 //! [`STACK_BYTES`] of address space, of which a session touches a few pages.
 //!
@@ -16,7 +18,7 @@
 use std::sync::{Arc, Mutex};
 use std::thread::Builder;
 
-use super::blocking::{Bed, serve};
+use super::blocking::{Bed, answer, serve};
 use super::books::Books;
 use super::common::{Common, Stage};
 use super::connection::Connection;
@@ -90,7 +92,17 @@ impl Shared {
         self.places.lock().expect("no thread panics while it holds this lock").all.clone()
     }
 
-    /// Has every session look at the orders.
+    /// Serves the endpoint of this number until the engine has drained.
+    fn answer(&self, number: usize) {
+        listen_for_nudges().expect("a signal that exists can be handled");
+        let place = self.take_place();
+        place.bed.enter();
+        answer(&self.common, &place.counters, &self.common.desks[0].endpoints[number]);
+        place.bed.leave();
+        self.give_place_back(place);
+    }
+
+    /// Has every session and every endpoint look at the orders.
     fn nudge_all(&self) {
         self.all_places().iter().for_each(|place| place.bed.nudge());
     }
@@ -103,22 +115,29 @@ struct ThreadPerConnection {
 }
 
 impl ThreadPerConnection {
-    fn start(start: Start) -> Result<ThreadPerConnection, Error> {
-        let common = Arc::new(Common::new(&start, 1)?);
+    fn start(mut start: Start) -> Result<ThreadPerConnection, Error> {
+        let common = Arc::new(Common::new(&mut start, 1)?);
         let budget = Budget::new(common.settings.limits.max_buffer_bytes);
         let shared = Arc::new(Shared { common, budget, places: Mutex::default() });
         let floor = Threads { shared: Arc::clone(&shared) };
         let mut front = Front::new(Arc::clone(&shared.common), 0, start.listeners, floor)?;
         let crew = Crew::new(false);
         let batch = shared.common.settings.batch;
-        crew.start([Hand::new("front", None, move || {
+        let endpoints = shared.common.desks[0].endpoints.len();
+        let for_endpoints = Arc::clone(&shared);
+        let endpoints = (0..endpoints).map(|number| {
+            let shared = Arc::clone(&for_endpoints);
+            Hand::new(format!("endpoint-{number}"), None, move || shared.answer(number))
+        });
+        let front = Hand::new("front", None, move || {
             // Inherited by the threads that it starts.
             listen_for_nudges().expect("a signal that exists can be handled");
             let mut batch = Batch::new(batch);
             while !front.is_drained() {
                 front.wait(&mut batch, None);
             }
-        })])?;
+        });
+        crew.start(endpoints.chain([front]))?;
         Ok(ThreadPerConnection { shared, crew })
     }
 

@@ -15,10 +15,12 @@ use log::error;
 
 use super::common::Common;
 use super::connection::{Connection, Wire};
+use super::endpoint::Endpoint;
 use crate::clock::ticks_since;
 use crate::jobs::Jobs;
 use crate::metrics::counters::TurnCounters;
 use crate::metrics::stages::StageRecorder;
+use crate::net::poller::Poller;
 use crate::net::socket::Socket;
 use crate::session::TurnEnd;
 use crate::session::buffer::{Budget, Leases};
@@ -116,6 +118,17 @@ impl<'a> Turns<'a> {
             self.stages.record(ready_ns, taken_ns, self.common.clock.now_ns());
         }
         end
+    }
+
+    /// Runs one turn of an endpoint. True if it is queued again.
+    pub(super) fn answer(&mut self, endpoint: &Endpoint, poller: &Poller, key: u64, ready_ns: Option<u64>) -> bool {
+        self.counters.turns.add(1);
+        let taken_ns = self.common.stage_ns();
+        let again = endpoint.turn(self.common, poller, key);
+        if self.common.settings.stages {
+            self.stages.record(ready_ns, taken_ns, self.common.clock.now_ns());
+        }
+        again
     }
 
     /// Runs a call, or gives it to the pool that it is for, whose threads see to the rest. The key of its session, if whoever

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::session::guard::Refusal;
 use crate::session::handler::Closed;
 
 /// A number that one thread writes and anybody may read.
@@ -27,6 +28,11 @@ impl Count {
     /// The number now.
     pub fn read(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Puts the number that another count has; for the one writer.
+    pub fn set(&self, now: u64) {
+        self.0.store(now, Ordering::Relaxed);
     }
 
     /// Begins again at zero; for the one writer, where the number is accounted for elsewhere.
@@ -181,4 +187,46 @@ pub struct PollCounters {
     pub assisted: Count,
     /// Timeouts looked at.
     pub timer_visits: Count,
+}
+
+/// What one endpoint has done. Written by its owner of the moment only.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct DatagramCounters {
+    /// Whether the kernel tells what it drops.
+    pub tells_drops: bool,
+    /// Datagrams that came and were looked at.
+    pub received: Count,
+    /// Their bytes.
+    pub received_bytes: Count,
+    /// Messages that they came in: fewer where the kernel has joined some.
+    pub received_messages: Count,
+    /// Times that the kernel was asked for a batch.
+    pub receive_batches: Count,
+    /// Datagrams that came cut off, since they were longer than the service wants.
+    pub oversized: Count,
+    /// Errors of the socket that were passed over.
+    pub receive_errors: Count,
+    /// Datagrams that the kernel dropped because nobody had read those before them.
+    pub dropped: Count,
+    /// Datagrams that the service answered.
+    pub answered: Count,
+    /// Datagrams to which it had nothing to say.
+    pub silent: Count,
+    /// Datagrams over which it panicked.
+    pub panicked: Count,
+    /// Datagrams that were not answered, by `Refusal` in the order of `Refusal::ALL`.
+    pub refused: [Count; Refusal::ALL.len()],
+    /// Answers that have left.
+    pub sent: Count,
+    /// Their bytes.
+    pub sent_bytes: Count,
+    /// Messages that they left in: fewer where some were joined.
+    pub sent_messages: Count,
+    /// Times that the kernel was given a batch.
+    pub send_batches: Count,
+    /// Answers that the kernel did not take, and that were skipped.
+    pub unsendable: Count,
+    /// Times that the socket took no more for now.
+    pub send_blocks: Count,
 }

@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use super::counters::{PollCounters, TurnCounters};
+use super::counters::{DatagramCounters, PollCounters, TurnCounters};
 use super::stages::StageSummary;
+use crate::session::guard::Refusal;
 
 /// The state of all counters at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -36,6 +37,9 @@ pub struct Summary {
     /// What the wake rule goes by, where there is one.
     #[serde(flatten)]
     pub estimates: Option<Estimates>,
+    /// What came and went in datagrams, where there are endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub datagrams: Option<Datagrams>,
     /// The child processes, where there are some.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processes: Option<ProcessSummary>,
@@ -58,6 +62,17 @@ pub struct Summary {
     pub service_stage: Option<StageSummary>,
     /// Log lines that found no room.
     pub log_lines_dropped: u64,
+}
+
+/// What came and went in datagrams.
+#[derive(Clone, Debug, Serialize)]
+pub struct Datagrams {
+    /// How many of what.
+    #[serde(flatten)]
+    pub counts: DatagramSummary,
+    /// Datagrams that were not answered, by reason. Received = answered + silent + panicked + the sum of these.
+    #[serde(serialize_with = "as_map")]
+    pub refused: Vec<(&'static str, u64)>,
 }
 
 /// The child processes of an engine.
@@ -141,6 +156,28 @@ snapshot! {
     }
 }
 
+snapshot! {
+    /// What endpoints did.
+    DatagramSummary of DatagramCounters {
+        received, received_bytes, received_messages, receive_batches, oversized, receive_errors, dropped, answered, silent,
+        panicked, sent, sent_bytes, sent_messages, send_batches, unsendable, send_blocks,
+    }
+}
+
+impl Datagrams {
+    /// The counters now, of all these endpoints together; none if there are none.
+    pub fn of(endpoints: &[&DatagramCounters]) -> Option<Datagrams> {
+        let tell_drops = endpoints.iter().all(|counters| counters.tells_drops);
+        let known = if tell_drops { [DATAGRAMS, &["dropped"]].concat() } else { DATAGRAMS.to_vec() };
+        let counts = DatagramSummary::of(endpoints.iter().copied(), &known);
+        let refused = Refusal::ALL.iter().enumerate().map(|(place, refusal)| {
+            let count = endpoints.iter().map(|counters| counters.refused[place].read()).sum();
+            (refusal.name(), count)
+        });
+        (!endpoints.is_empty()).then(|| Datagrams { counts, refused: refused.collect() })
+    }
+}
+
 fn as_map<S: Serializer>(pairs: &[(&'static str, u64)], serializer: S) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(pairs.len()))?;
     for (name, count) in pairs {
@@ -178,6 +215,25 @@ pub const TURNS: &[&str] = &[
     "write_blocks",
     "budget_stops",
     "starved",
+];
+
+/// Counters of an endpoint, wherever it is.
+const DATAGRAMS: &[&str] = &[
+    "received",
+    "received_bytes",
+    "received_messages",
+    "receive_batches",
+    "oversized",
+    "receive_errors",
+    "answered",
+    "silent",
+    "panicked",
+    "sent",
+    "sent_bytes",
+    "sent_messages",
+    "send_batches",
+    "unsendable",
+    "send_blocks",
 ];
 
 /// At most this many workers get a line of their own on the screen; JSON has them all.
@@ -224,6 +280,7 @@ impl fmt::Display for Summary {
             writeln!(out, "  hanging {hanging}  ended {ended}")?;
         }
         self.write_mail(out)?;
+        self.write_datagrams(out)?;
         write!(out, "accepting")?;
         write_known(out, &[("turned away", poller.turned_away), ("pauses", poller.accept_pauses)])?;
         write_known(out, &[("timeouts looked at", poller.timer_visits)])?;
@@ -254,6 +311,31 @@ impl Summary {
             writeln!(out, "   calls {calls}  jobs run inline {inline}")?;
         }
         Ok(())
+    }
+
+    /// Where there are endpoints. Of what is rare only what there was.
+    fn write_datagrams(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(Datagrams { counts, refused }) = &self.datagrams else { return Ok(()) };
+        let joined = |datagrams: Option<u64>, messages| Some(datagrams?.saturating_sub(messages?));
+        write!(out, "datagrams ")?;
+        write_known(out, &[("received", counts.received), ("bytes", counts.received_bytes)])?;
+        write_known(out, &[("joined", joined(counts.received, counts.received_messages))])?;
+        write_known(out, &[("answered", counts.answered), ("sent", counts.sent), ("bytes", counts.sent_bytes)])?;
+        write_known(out, &[("joined", joined(counts.sent, counts.sent_messages))])?;
+        let rare = [
+            ("silent", counts.silent),
+            ("panicked", counts.panicked),
+            ("oversized", counts.oversized),
+            ("unsendable", counts.unsendable),
+            ("errors", counts.receive_errors),
+            ("blocked", counts.send_blocks),
+            ("dropped", counts.dropped),
+        ];
+        let refused = refused.iter().map(|&(reason, count)| (reason, Some(count)));
+        for seen in rare.into_iter().chain(refused).filter(|(_, count)| *count > Some(0)) {
+            write_known(out, &[seen])?;
+        }
+        writeln!(out)
     }
 
     fn write_threads(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

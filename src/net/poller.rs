@@ -104,6 +104,16 @@ impl Poller {
         Ok(epoll::modify(self.polling.as_fd(), socket, epoll::EventData::new_u64(key), flags)?)
     }
 
+    /// From now on an edge-mode socket reports input, or only that it takes output again; at once if that is so already.
+    ///
+    /// # Errors
+    /// When the socket is not watched.
+    pub fn turn_edge(&self, socket: BorrowedFd<'_>, key: u64, to_output: bool) -> io::Result<()> {
+        let output = epoll::EventFlags::OUT | epoll::EventFlags::ET;
+        let flags = if to_output { output } else { edge_input() };
+        Ok(epoll::modify(self.polling.as_fd(), socket, epoll::EventData::new_u64(key), flags)?)
+    }
+
     /// Watches a socket in edge mode for input and output both, once and for all. Asking for output costs nothing until a
     /// write has found the socket full.
     ///

@@ -16,10 +16,6 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::batch::{self, Datagram, Inbox, Outbox, ReceiveCounts, SendCounts, Sent, Switches};
 
-/// What the kernel is asked to hold of what nobody has read yet: some thousand small datagrams, since it counts its own
-/// memory for each. It takes the least of this and `net.core.rmem_max`.
-pub const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
-
 /// How a socket is to be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Use {
@@ -29,7 +25,7 @@ pub struct Use {
     pub longest_request: usize,
     /// Bytes of the longest answer.
     pub longest_answer: usize,
-    /// What the kernel is asked to hold unread.
+    /// What the kernel is asked to hold unread; it takes no more than `net.core.rmem_max`.
     pub receive_buffer_bytes: usize,
 }
 

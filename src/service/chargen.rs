@@ -22,8 +22,8 @@ use crate::session::mailbox::Address;
 pub(super) const ENTRY: Entry = Entry {
     name: "chargen",
     about: "lines of 72 characters, without end, until the client closes the connection",
-    schemes: &["tcp"],
-    default_listeners: &[("tcp", 7019)],
+    schemes: &["tcp", "udp"],
+    default_listeners: &[("tcp", 7019), ("udp", 7019)],
     parameters: &[],
     spared_by_idle_timeout: false,
     build,

@@ -19,8 +19,8 @@ use crate::session::mailbox::Address;
 pub(super) const ENTRY: Entry = Entry {
     name: "daytime",
     about: "date and time in UTC as a line of text, then FIN",
-    schemes: &["tcp"],
-    default_listeners: &[("tcp", 7013)],
+    schemes: &["tcp", "udp"],
+    default_listeners: &[("tcp", 7013), ("udp", 7013)],
     parameters: &[],
     spared_by_idle_timeout: false,
     build,

@@ -13,8 +13,8 @@ use crate::session::mailbox::Address;
 pub(super) const ENTRY: Entry = Entry {
     name: "discard",
     about: "reads everything and says nothing; after the client's FIN, FIN",
-    schemes: &["tcp"],
-    default_listeners: &[("tcp", 7009)],
+    schemes: &["tcp", "udp"],
+    default_listeners: &[("tcp", 7009), ("udp", 7009)],
     parameters: &[],
     spared_by_idle_timeout: false,
     build,

@@ -15,8 +15,8 @@ use crate::session::mailbox::Address;
 pub(super) const ENTRY: Entry = Entry {
     name: "echo",
     about: "bytes back as they came; after the client's FIN all bytes, then FIN",
-    schemes: &["tcp"],
-    default_listeners: &[("tcp", 7007)],
+    schemes: &["tcp", "udp"],
+    default_listeners: &[("tcp", 7007), ("udp", 7007)],
     parameters: &[("terminator", "nul")],
     spared_by_idle_timeout: false,
     build,

@@ -19,8 +19,8 @@ use crate::session::mailbox::Address;
 pub(super) const ENTRY: Entry = Entry {
     name: "time",
     about: "seconds since 1900 as a number of four bytes, then FIN",
-    schemes: &["tcp"],
-    default_listeners: &[("tcp", 7037)],
+    schemes: &["tcp", "udp"],
+    default_listeners: &[("tcp", 7037), ("udp", 7037)],
     parameters: &[],
     spared_by_idle_timeout: false,
     build,

@@ -41,7 +41,7 @@ pub(crate) fn engines() -> Vec<&'static EngineInfo> {
 /// Whether the engine has a use for all of these flags, so that it works in another way under them.
 pub(crate) fn has_use_for(engine: &EngineInfo, flags: &[&str]) -> bool {
     let names = flags.iter().filter_map(|flag| flag.strip_prefix("--"));
-    names.map(|name| name.replace('-', "_")).all(|name| engine.options.contains(&name.as_str()))
+    names.map(|name| name.replace('-', "_")).all(|name| engine.has_use_for(&name))
 }
 
 /// Those of the rows of flags that the engine has a use for.

@@ -154,8 +154,9 @@ impl Pool {
     ///
     /// # Errors
     /// When a descriptor or a thread cannot be had.
-    fn start(start: Start) -> Result<Pool, Error> {
-        let common = Arc::new(Common::new(&start, 1)?);
+    fn start(mut start: Start) -> Result<Pool, Error> {
+        let all_brief = start.all_paced(&[Pace::Brief, Pace::Calls]);
+        let common = Arc::new(Common::new(&mut start, 1)?);
         let Start { listeners, most_sessions, .. } = start;
         let workers = common.settings.workers;
         let settings = &common.settings;
@@ -177,7 +178,6 @@ impl Pool {
             common: Arc::clone(&common),
             reactor: Arc::clone(&reactor),
         });
-        let all_brief = super::all_paced(&listeners, &[Pace::Brief, Pace::Calls]);
         let front = Front::new(Arc::clone(&common), 0, listeners, Sessions::new(&reactor))?;
         let crew = Crew::new(settings.pin);
         let for_workers = Arc::clone(&shared);

@@ -60,7 +60,7 @@ const NUDGE_KEY: u64 = u32::MAX as u64 - 1;
 /// How long a child waits that has no descriptor or memory left to accept with.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(10);
 
-fn begin(start: Start) -> Result<Parent<Pool>, Error> {
+fn begin(mut start: Start) -> Result<Parent<Pool>, Error> {
     let settings = &start.settings;
     // Each process has one session.
     let max = settings.processes.max.min(settings.limits.max_connections);
@@ -71,7 +71,7 @@ fn begin(start: Start) -> Result<Parent<Pool>, Error> {
         max_spare: settings.processes.max_spare,
     };
     let first = settings.workers.clamp(bounds.min_processes, max);
-    let common = Arc::new(Common::new(&start, 1)?);
+    let common = Arc::new(Common::new(&mut start, 1)?);
     let processes = Processes::new(&common, max);
     let processes = processes.map_err(|reason| Error::resource("share memory with children", reason))?;
     let pool = Pool { processes, policy: Policy::new(bounds), listeners: start.listeners, first, tick_ns: 0 };
