@@ -6,6 +6,8 @@
 
 #[path = "support/client.rs"]
 mod client;
+#[path = "support/datagrams.rs"]
+mod datagrams;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
@@ -15,6 +17,7 @@ use std::thread;
 use maitred::session::buffer::Leases;
 
 use client::{Client, config, drain, start, text, wait_until};
+use datagrams::Asker;
 
 struct Counting;
 
@@ -101,18 +104,33 @@ fn talk(clients: &mut [Client], requests: usize) {
     });
 }
 
+/// So many requests by datagrams, in batches of different lengths.
+fn talk_by_datagrams(askers: &[Asker], requests: usize) {
+    let bytes = text(64, 0);
+    for round in 0..requests / askers.len() / 8 {
+        let bytes = &bytes[..32 + round % 32];
+        askers.iter().for_each(|asker| (0..8).for_each(|_| asker.send(bytes)));
+        askers.iter().for_each(|asker| (0..8).for_each(|_| assert!(asker.hear() == bytes)));
+    }
+}
+
 #[test]
 fn requests_allocate_nothing_and_idle_sessions_hold_no_buffer() {
     let workers = 2;
     let settings: [&[&str]; 4] =
         [&[], &["--assist", "off"], &["--rearm", "oneshot", "--wake", "each"], &["--stages", "on", "--queue", "1"]];
     for flags in settings {
-        let config = config(&[&["--listen", "echo=tcp://127.0.0.1:0", "--workers", "2"][..], flags].concat());
+        let listen = ["--listen", "echo=tcp://127.0.0.1:0", "--listen", "echo=udp://127.0.0.1:0", "--workers", "2"];
+        // With a rate, which is kept account of and never reached.
+        let rated = ["--udp-limit-local", "on", "--udp-source-rate", "1000000000", "--udp-total-rate", "off"];
+        let config = config(&[&listen[..], &rated, flags].concat());
         let (daemon, server) = start(&config);
+        let askers: Vec<Asker> = (0..4).map(|_| Asker::of(daemon.listening()[1].address)).collect();
         let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| Client::connect(server)).collect();
         // Warm: every worker has had its turn and has its rings, every thread its parking place.
         wait_until("all workers have worked", || {
             talk(&mut clients, 800);
+            talk_by_datagrams(&askers, 800);
             daemon.summary().worker_turns.iter().all(|turns| turns.turns > Some(10))
         });
 
@@ -120,8 +138,11 @@ fn requests_allocate_nothing_and_idle_sessions_hold_no_buffer() {
         ALLOCATIONS.store(0, Ordering::Relaxed);
         talk(&mut clients, 8_000);
         let allocations = ALLOCATIONS.load(Ordering::Relaxed);
-        watch_nobody();
         assert_eq!(allocations, 0, "allocations in 8,000 requests with {flags:?}");
+        talk_by_datagrams(&askers, 8_000);
+        let allocations = ALLOCATIONS.load(Ordering::Relaxed);
+        watch_nobody();
+        assert_eq!(allocations, 0, "allocations in 8,000 datagrams with {flags:?}");
 
         let mut idle: Vec<Client> = (0..300).map(|_| Client::connect(server)).collect();
         idle.iter_mut().for_each(|client| client.echo(&text(1_000, 0)));

@@ -11,6 +11,8 @@
 mod client;
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "support/datagrams.rs"]
+mod datagrams;
 #[path = "support/engines.rs"]
 mod engines;
 #[path = "support/process.rs"]
@@ -31,11 +33,13 @@ use maitred::config::{Config, Listener, Scheme};
 use maitred::engine::ENGINES;
 use maitred::error::Error;
 use maitred::logging::{Log, install_panic_hook};
+use maitred::session::datagram::{DatagramReply, Datagrams};
 use maitred::session::handler::{Call, Chunks, Closed, Handler, Mailing, Moment, Next, Pace, Reply, Sending, Service};
 use maitred::session::mailbox::{Address, Limits, Message};
 
 use client::{Client, text};
 use daemon::Daemon;
+use datagrams::Asker;
 use engines::{LeftOut, check_left_out, for_each_engine, rows_for};
 use runner::{Test, run_tests};
 
@@ -58,10 +62,15 @@ fn serve() -> Result<(), Error> {
     let log = Log::start();
     install_panic_hook(&log);
     let mut config = Config::resolve(&args, ENGINES)?;
-    for made in MADE {
+    let engine = config.engine_info(ENGINES);
+    let made = MADE.iter().flat_map(|made| Scheme::ALL.map(|scheme| (made, scheme)));
+    for (made, scheme) in made.filter(|(made, scheme)| made.is_reached_by(*scheme)) {
+        if (engine.carries)(made.name, scheme).is_err() {
+            continue;
+        }
         config.listeners.push(Listener {
             service_name: made.name,
-            scheme: Scheme::Tcp,
+            scheme,
             address: "127.0.0.1:0".parse().expect("an address"),
             parameters: Vec::new(),
             service: Arc::new(*made),
@@ -93,6 +102,12 @@ const MADE: &[Made] = &[
     Made { name: "toiler", speaks_first: false, calls: Some(1 << 20), open: || Box::new(Toiler) },
 ];
 
+impl Made {
+    fn is_reached_by(&self, scheme: Scheme) -> bool {
+        scheme == Scheme::Tcp || scheme == Scheme::Udp && self.name == "faulty"
+    }
+}
+
 impl Service for Made {
     fn name(&self) -> &'static str {
         self.name
@@ -113,6 +128,21 @@ impl Service for Made {
 
     fn pace(&self) -> Pace {
         if self.calls.is_some() { Pace::Calls } else { Pace::Brief }
+    }
+
+    fn datagrams(&self) -> Option<&dyn Datagrams> {
+        Some(self)
+    }
+}
+
+/// An echo that panics when it is told to, and says too much when it is told to do that.
+impl Datagrams for Made {
+    fn answer(&self, request: &[u8], reply: &mut DatagramReply<'_>) {
+        assert!(request != b"panic", "told to panic");
+        reply.put(request);
+        if request == b"more" {
+            reply.put(request);
+        }
     }
 }
 
@@ -226,6 +256,7 @@ const SETTINGS: &[&[&str]] = &[
 const LEFT_OUT: &[LeftOut] = &[];
 
 const TESTS: &[Test] = &[
+    ("a_panic_over_a_datagram_costs_that_datagram_alone", a_panic_over_a_datagram_costs_that_datagram_alone),
     ("engines_are_left_out_of_tests_that_there_are", || {
         check_left_out(LEFT_OUT, include_str!("faulty_services.rs"));
     }),
@@ -271,6 +302,24 @@ fn a_panic_in_a_service_ends_that_session_alone() {
             let summary = daemon.drain();
             assert_eq!((summary.accepted(), summary.closed("panicked")), (22, 20), "{summary:?}");
         }
+    });
+}
+
+fn a_panic_over_a_datagram_costs_that_datagram_alone() {
+    for_each_engine(One, LEFT_OUT, |engine| {
+        if (engine.carries)("faulty", Scheme::Udp).is_err() {
+            return;
+        }
+        let daemon = start(engine.name, &[]);
+        let [_, by_datagram] = daemon.process.addresses_of("faulty")[..] else { panic!("two ready lines") };
+        let asker = Asker::of(by_datagram);
+        for _ in 0..5 {
+            ["before", "panic", "more", "after"].iter().for_each(|request| asker.send(request.as_bytes()));
+            assert_eq!([asker.hear(), asker.hear()], [b"before".to_vec(), b"after".to_vec()]);
+        }
+        let summary = daemon.drain();
+        let count = |name: &str| summary.count(&format!("datagrams.{name}"));
+        assert_eq!([count("answered"), count("panicked"), count("refused.too_long")], [10, 5, 5]);
     });
 }
 

@@ -212,3 +212,34 @@ fn edge_input() -> epoll::EventFlags {
     use epoll::EventFlags as Flags;
     Flags::IN | Flags::RDHUP | Flags::PRI | Flags::ET
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_that_is_turned_to_one_way_tells_at_once_what_is_so_already() {
+        let poller = Poller::new().expect("there are descriptors");
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("there is a port");
+        socket.connect(socket.local_addr().expect("it is bound")).expect("it may talk to itself");
+        poller.watch_edge(socket.as_fd(), 1 << 32).expect("there is memory");
+        let mut batch = Batch::new(8);
+        let mut seen = || {
+            poller.wait(&mut batch, Some(Duration::ZERO)).expect("it can wait");
+            batch.iter().map(|ready| (ready.readable, ready.writable)).collect::<Vec<_>>()
+        };
+        assert_eq!(seen(), []);
+        socket.send(b"x").expect("somebody is there");
+        assert_eq!([seen(), seen()], [vec![(true, false)], vec![]], "an edge is told once, and output not at all");
+
+        poller.turn_edge(socket.as_fd(), 1 << 32, true).expect("it is watched");
+        assert_eq!([seen(), seen()], [vec![(false, true)], vec![]], "the input that waits is not told");
+        socket.send(b"y").expect("somebody is there");
+        assert!(seen().iter().all(|(readable, _)| !readable), "nor what comes");
+
+        poller.turn_edge(socket.as_fd(), 1 << 32, false).expect("it is watched");
+        assert_eq!([seen(), seen()], [vec![(true, false)], vec![]], "it is now");
+    }
+}

@@ -101,7 +101,8 @@ impl Process {
         self.addresses_of("")
     }
 
-    fn addresses_of(&self, service: &str) -> Vec<SocketAddr> {
+    /// Where its listeners for this service are.
+    pub(crate) fn addresses_of(&self, service: &str) -> Vec<SocketAddr> {
         let begin = format!("listening {service}");
         let lines = self.ready_lines.iter().filter(|line| line.starts_with(&begin));
         let addresses = lines.map(|line| line.split_once("://").expect("a ready line names an address").1);
