@@ -100,7 +100,8 @@ fn run(engine_name: &str, edge: bool, window: Duration, pace: Option<Duration>) 
     let server = listener.address();
     let service = Arc::new(Target { edge, addresses: Mutex::new(sender) });
     let served = Served { listener, service, idle_exempt: true };
-    let engine = engine::start(engine_name, Start::new(Settings::default(), vec![served], 16, Clock::start()));
+    let engine =
+        engine::start(engine_name, Start::new(Settings::default(), vec![served], Vec::new(), 16, Clock::start()));
     let engine = engine.expect("the engine starts");
     let client = TcpStream::connect(server).expect("it listens");
     let address = addresses.recv().expect("the session opens");

@@ -422,11 +422,13 @@ mod tests {
             let parallel = Backwards(AtomicUsize::new(0));
             let full = AtomicUsize::new(0);
             for text in ["1234", "5678", "9"] {
-                let handle_full = |_: &Address| drop(full.fetch_add(1, Ordering::Relaxed));
+                let handle_full = |_: &Address| {
+                    full.fetch_add(1, Ordering::Relaxed);
+                };
                 post_to_all(&mailboxes, Some(&mailboxes[1]), &message(text), Some(&parallel), &handle_full);
             }
             post_to_all(&mailboxes, None, &message("0"), Some(&parallel), &|_| {
-                drop(full.fetch_add(1, Ordering::Relaxed))
+                full.fetch_add(1, Ordering::Relaxed);
             });
             assert_eq!(parallel.0.into_inner(), 4 * expected_parts, "of {count}");
             assert_eq!(full.into_inner(), count - 1, "the fourth is one too many for who has three");
