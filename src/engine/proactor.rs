@@ -96,8 +96,9 @@ fn begin(mut start: Start) -> Result<Loops, Error> {
     };
     loops.begin("ring", shares.into_iter().map(run_one))?;
     // A ring belongs to the thread that makes it, and only there is it known whether it could be made.
-    let failed = (0..count).filter_map(|_| tells.recv().expect("a thread tells how it began").err()).last();
-    match failed {
+    let tell = |_| tells.recv().expect("a thread tells how it began").err();
+    let refused: Vec<Error> = (0..count).filter_map(tell).collect();
+    match refused.into_iter().next() {
         None => Ok(loops),
         Some(reason) => {
             loops.command(Command::Stop);
