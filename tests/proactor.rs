@@ -60,7 +60,8 @@ fn those_who_do_not_read_leave_others_without_buffers_but_not_without_service() 
 #[test]
 fn a_drain_sends_what_is_owed_and_a_stop_does_not_wait() {
     let _alone = ALONE.lock();
-    for len in [100, 3_000, 200_000] {
+    // All of it fits into the window that a connection begins with: what the client's kernel still has is not the daemon's.
+    for len in [100, 3_000, 50_000] {
         let Some((daemon, server)) = start(&[]) else { return };
         let mut client = Client::connect(server);
         client.send(&text(len, 7));
