@@ -159,13 +159,18 @@ impl<'a> HandOff<'a> {
             };
             awake = self.watch.count_awake(shared.common.clock.now_ns(), look);
         }
+        self.scene_of(backlog, idle, awake)
+    }
+
+    fn scene_of(&self, backlog: usize, idle: usize, awake: usize) -> Scene {
+        let estimates = &self.shared.estimates;
         Scene {
             backlog,
             idle,
             awake,
-            worker_turn_ns: shared.estimates.turn_times.worker_turn_ns(),
-            poller_turn_ns: shared.estimates.turn_times.poller_turn_ns(),
-            wake_cost_ns: shared.estimates.wake_cost.ns(),
+            worker_turn_ns: estimates.turn_times.worker_turn_ns(),
+            poller_turn_ns: estimates.turn_times.poller_turn_ns(),
+            wake_cost_ns: estimates.wake_cost.ns(),
         }
     }
 
@@ -176,14 +181,7 @@ impl<'a> HandOff<'a> {
             return;
         }
         let idle = shared.idle.len();
-        let scene = Scene {
-            backlog: ready.len(),
-            idle,
-            awake: shared.settings().workers - idle,
-            worker_turn_ns: shared.estimates.turn_times.worker_turn_ns(),
-            poller_turn_ns: shared.estimates.turn_times.poller_turn_ns(),
-            wake_cost_ns: shared.estimates.wake_cost.ns(),
-        };
+        let scene = self.scene_of(ready.len(), idle, shared.settings().workers - idle);
         if !self.rule.can_assist(scene) {
             return;
         }

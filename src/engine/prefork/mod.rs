@@ -60,7 +60,7 @@ const NUDGE_KEY: u64 = u32::MAX as u64 - 1;
 /// How long a child waits that has no descriptor or memory left to accept with.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(10);
 
-fn begin(mut start: Start) -> Result<Parent<Pool>, Error> {
+fn begin(mut start: Start) -> Result<Parent<Prefork>, Error> {
     let settings = &start.settings;
     // Each process has one session.
     let max = settings.processes.max.min(settings.limits.max_connections);
@@ -74,14 +74,14 @@ fn begin(mut start: Start) -> Result<Parent<Pool>, Error> {
     let common = Arc::new(Common::new(&mut start, 1)?);
     let processes = Processes::new(&common, max);
     let processes = processes.map_err(|reason| Error::resource("share memory with children", reason))?;
-    let pool = Pool { processes, policy: Policy::new(bounds), listeners: start.listeners, first, tick_ns: 0 };
-    let mut front = Front::new(Arc::clone(&common), 0, Vec::new(), pool)?;
+    let floor = Prefork { processes, policy: Policy::new(bounds), listeners: start.listeners, first, tick_ns: 0 };
+    let mut front = Front::new(Arc::clone(&common), 0, Vec::new(), floor)?;
     front.call_soon();
     Ok(Parent::new(ENTRY.info.name, &common, front))
 }
 
 /// The floor: processes that accept by themselves, so that nothing is admitted here.
-struct Pool {
+struct Prefork {
     processes: Processes,
     policy: Policy,
     /// Inherited by every child; closed when the drain begins.
@@ -92,7 +92,7 @@ struct Pool {
     tick_ns: u64,
 }
 
-impl Pool {
+impl Prefork {
     fn ask_policy(&mut self, now_ns: u64) {
         let reading = Reading::of(now_ns, &self.processes.board.tally(now_ns));
         let Step { start, stop } = self.policy.handle_tick(reading);
@@ -183,7 +183,7 @@ fn accept_one(common: &Common, own: Own<'_>, turns: &mut Turns<'_>, served: &Ser
     }
 }
 
-impl Floor for Pool {
+impl Floor for Prefork {
     fn admit(&mut self, _arrival: Arrival, _now_ns: u64) -> Result<Option<u64>, Refusal> {
         Err((Closed::OverLimit, "the parent serves nobody".to_owned()))
     }
@@ -220,7 +220,7 @@ impl Floor for Pool {
     }
 }
 
-impl ProcessFloor for Pool {
+impl ProcessFloor for Prefork {
     fn processes(&self) -> &Processes {
         &self.processes
     }
