@@ -3,11 +3,13 @@
 //! *From a set to a waiting process*: the time from before the set until a process that slept has the value in its hands.
 //! Two lanes: *bare* is a number and a futex, stored, woken and slept on with no more than these calls; *cell* is
 //! `Cell::set` and `Cell::wait` with `Cell::read_into`, which also lock the file, look whether it is still there, keep two
-//! versions and survive a kill. *bare again* is what the bench cannot resolve. Setter and waiters have a processor each
+//! versions and survive a kill. *bare again* is what the bench cannot resolve. Writer and waiters have a processor each
 //! where there are two.
 //!
-//! *A set*: its time with nobody watching, with watchers that are slow (each sleeps on after its first wake, as one that
+//! *A set*: its processor time with nobody watching, with watchers that are slow (each sleeps on after its first wake, as one that
 //! acts on a change for long), and with as many that are prompt and so are woken by every set.
+//!
+//! *A read and a set by length*: short texts and the longest; how often two sets can fall into one read.
 //!
 //! All lanes take turns in every round. `README.md` beside this file says how to read the tables.
 
@@ -26,10 +28,11 @@ use std::time::Duration;
 
 use clap::Parser;
 use rustix::thread::futex;
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use maitred::cell::{Cell, Text};
+use maitred::cell::{Cell, TEXT_MAX_BYTES, Text};
 use maitred::clock::monotonic_ns;
 use maitred::net::children::{Child, Fork, exit_child, fork};
 use maitred::net::os;
@@ -186,12 +189,45 @@ impl Audience {
 
     /// Nanoseconds for each of so many sets.
     fn set_ns(&mut self, sets: usize) -> f64 {
-        let begin_ns = monotonic_ns();
+        let begin_ns = processor_ns();
         for _ in 0..sets {
             self.set_so_far += u64::from(self.changes);
             set_number(&self.cell, self.set_so_far);
         }
-        (monotonic_ns() - begin_ns) as f64 / sets as f64
+        (processor_ns() - begin_ns) as f64 / sets as f64
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Read,
+    Set,
+}
+
+/// A read or a set of a text of so many bytes, with nobody watching.
+struct Length {
+    act: Act,
+    bytes: usize,
+}
+
+impl Length {
+    /// Nanoseconds for each of so many.
+    fn each_ns(&self, cell: &Cell, times: usize) -> f64 {
+        let texts = [b'a', b'b'].map(|byte| vec![byte; self.bytes]);
+        let (mut number, mut found) = (0, Vec::new());
+        let mut set = || {
+            number += 1;
+            cell.set(Text::new(&texts[number % 2]).expect("it fits")).expect("it can be written to")
+        };
+        set();
+        let begin_ns = processor_ns();
+        for _ in 0..times {
+            match self.act {
+                Act::Read => drop(cell.read_into(&mut found).expect("it is a cell")),
+                Act::Set => assert!(set().changed),
+            }
+        }
+        (processor_ns() - begin_ns) as f64 / times as f64
     }
 }
 
@@ -202,13 +238,13 @@ fn main() {
         return;
     }
     let processors = Processors::ours();
-    os::pin_to(processors.setter).expect("it is one of ours");
+    os::pin_to(processors.writer).expect("it is one of ours");
     os::sharpen_timers();
     let folder = memory_folder();
     let path = |name: &str| folder.path().join(name);
     println!(
-        "setter on CPU {}, waiters on CPU {}; files in {}; medians of {} rounds",
-        processors.setter,
+        "writer on CPU {}, waiters on CPU {}; files in {}; medians of {} rounds",
+        processors.writer,
         processors.waiters,
         folder.path().parent().expect("it is in a folder").display(),
         arguments.rounds,
@@ -232,12 +268,25 @@ fn main() {
     let audiences = audiences.map(|audience| audience.name.clone());
     print_sets(&audiences, &sets);
 
+    let cell = open(&path("length"));
+    let mut lengths = [64, TEXT_MAX_BYTES].map(|bytes| [Act::Read, Act::Set].map(|act| Length { act, bytes }));
+    let lengths = lengths.as_flattened_mut();
+    let acts = in_turns(lengths, arguments.rounds, |length| length.each_ns(&cell, arguments.sets));
+    let lengths: Vec<String> =
+        lengths.iter().map(|length| format!("{:?} {}", length.act, length.bytes).to_lowercase()).collect();
+    print_acts(&lengths, &acts);
+
     if let Some(file) = arguments.json {
         let rows = |what: &str, names: &[String], values: &[Vec<f64>]| -> Vec<Value> {
             let row = |(name, values)| json!({ "measured": what, "lane": name, "rounds_ns": values });
             names.iter().zip(values).map(row).collect()
         };
-        let rows = [rows("set_to_wake_p50", &lanes, &wakes), rows("set", &audiences, &sets)].concat();
+        let rows = [
+            rows("set_to_wake_p50", &lanes, &wakes),
+            rows("set", &audiences, &sets),
+            rows("by_length", &lengths, &acts),
+        ]
+        .concat();
         let document = json!({
             "bench": "cell",
             "wakes_per_round": arguments.wakes,
@@ -279,10 +328,17 @@ fn print_wakes(lanes: &[String], wakes: &[Vec<f64>]) {
 }
 
 fn print_sets(audiences: &[String], sets: &[Vec<f64>]) {
-    println!("\na set, by who watches: us");
+    println!("\na set, by who watches: us of processor time");
     for (audience, values) in audiences.iter().zip(sets) {
         let ratio = if audience == &audiences[0] { String::new() } else { ratio(values, &sets[0]) };
         println!("  {audience:<13} {:>8.2}   {ratio}", median(values).expect("there was a round") / 1e3);
+    }
+}
+
+fn print_acts(acts: &[String], times: &[Vec<f64>]) {
+    println!("\na read and a set, by the bytes of the text: us of processor time");
+    for (act, values) in acts.iter().zip(times) {
+        println!("  {act:<13} {:>8.2}", median(values).expect("there was a round") / 1e3);
     }
 }
 
@@ -295,6 +351,12 @@ fn ratio(values: &[f64], to: &[f64]) -> String {
 
 fn paired(values: &[f64], to: &[f64]) -> Vec<f64> {
     values.iter().zip(to).map(|(value, to)| value / to).collect()
+}
+
+/// Processor time of this thread: what it was kept from its processor does not count.
+fn processor_ns() -> u64 {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// A folder whose files are memory and nothing else, if there is one.
@@ -312,7 +374,7 @@ fn set_number(cell: &Cell, number: u64) -> u64 {
     cell.set(Text::new(text.as_bytes()).expect("it fits")).expect("it can be written to").version
 }
 
-/// A process that does this on another processor than the setter's, until it is dropped here.
+/// A process that does this on another processor than the writer's, until it is dropped here.
 fn child(what: impl FnOnce() -> Infallible) -> Child {
     match fork().expect("there is room for a process") {
         Fork::Parent(child) => child,
@@ -328,7 +390,7 @@ fn child(what: impl FnOnce() -> Infallible) -> Child {
 
 /// Who runs where.
 struct Processors {
-    setter: usize,
+    writer: usize,
     waiters: usize,
 }
 
@@ -338,7 +400,7 @@ impl Processors {
         static OURS: OnceLock<Processors> = OnceLock::new();
         OURS.get_or_init(|| {
             let all = os::processors();
-            Processors { setter: all[0], waiters: *all.get(1).unwrap_or(&all[0]) }
+            Processors { writer: all[0], waiters: *all.get(1).unwrap_or(&all[0]) }
         })
     }
 }

@@ -237,8 +237,8 @@ impl Slot {
     }
 
     fn fill(&self, text: &[u8]) {
-        for (word, bytes) in self.words.iter().zip(text.chunks(8)) {
-            word.store(word_of(bytes), Ordering::Relaxed);
+        for (word, value) in self.words.iter().zip(words_of(text)) {
+            word.store(value, Ordering::Relaxed);
         }
         self.length.store(text.len() as u64, Ordering::Relaxed);
     }
@@ -252,15 +252,17 @@ impl Slot {
     /// Whether this is the text. For the writer, beside whom nobody changes it.
     fn has(&self, text: &[u8]) -> bool {
         self.length.load(Ordering::Relaxed) == text.len() as u64
-            && self.words.iter().zip(text.chunks(8)).all(|(word, bytes)| word.load(Ordering::Relaxed) == word_of(bytes))
+            && self.words.iter().zip(words_of(text)).all(|(word, value)| word.load(Ordering::Relaxed) == value)
     }
 }
 
-/// Up to eight bytes of a text, and zeros.
-fn word_of(bytes: &[u8]) -> u64 {
-    let mut word = [0; 8];
-    word[..bytes.len()].copy_from_slice(bytes);
-    u64::from_ne_bytes(word)
+/// The words of a text; zeros behind its end.
+fn words_of(text: &[u8]) -> impl Iterator<Item = u64> {
+    let (whole, rest) = text.as_chunks();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let last = (!rest.is_empty()).then_some(last);
+    whole.iter().copied().chain(last).map(u64::from_ne_bytes)
 }
 
 #[cfg(all(test, not(loom)))]
@@ -346,9 +348,9 @@ mod tests {
             if goes_on() {
                 slot.invalidate();
             }
-            for (word, bytes) in slot.words.iter().zip(long.as_bytes().chunks(8)) {
+            for (word, value) in slot.words.iter().zip(words_of(long.as_bytes())) {
                 if goes_on() {
-                    word.store(word_of(bytes), Ordering::Relaxed);
+                    word.store(value, Ordering::Relaxed);
                 }
             }
             if goes_on() {

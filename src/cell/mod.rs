@@ -1,13 +1,13 @@
 //! [`Cell`]: a value that processes share, with a version, read without a lock and waited on until it changes.
 //!
 //! ```text
-//!   setter ── lock ─▶ other slot ─▶ publish + wake ─┐        watcher: seen = 7 ─▶ sleep while 7 ─▶ read 9 ─▶ seen = 9
+//!   writer ── lock ─▶ other slot ─▶ publish + wake ─┐        watcher: seen = 7 ─▶ sleep while 7 ─▶ read 9 ─▶ seen = 9
 //!                                                   ▼                                  ▲
 //!                              file, mapped by all: [ version │ slot 0 │ slot 1 ] ─────┘
 //! ```
 //! It holds one text and nothing of those who watch it: a watcher remembers the version that it has acted on and asks for
 //! a later one. So no change is acted on twice, the newest is never missed, those in between may be, and a watcher that
-//! is slow, stopped or gone costs a setter nothing.
+//! is slow, stopped or gone costs a writer nothing.
 //!
 //! Not here: notifying anybody of every change (that is a queue), and surviving a crash of the machine.
 //!
