@@ -92,7 +92,7 @@ impl Floor for Dealer {
         // Only the first loop has listeners; what comes to another one has been dealt to it.
         let chosen = if self.number == 0 { self.choose() } else { self.number };
         if chosen == self.number {
-            return self.sessions.admit(arrival, now_ns);
+            return self.sessions.admit(arrival, now_ns).inspect_err(|_| self.loops[self.number].refused.add(1));
         }
         let desk = self.loops[chosen].reactor.desk();
         desk.leave(Errand::Adopt(arrival));

@@ -20,6 +20,8 @@ use crate::metrics::summary::Summary;
 pub(super) struct Loop {
     pub(super) number: usize,
     pub(super) reactor: Arc<Reactor>,
+    /// Connections that were given to it and could not begin. Written by its thread.
+    pub(super) refused: Count,
     counters: TurnCounters,
     stages: StageRecorder,
 }
@@ -31,11 +33,9 @@ impl Loop {
         turns.numbered(self.number)
     }
 
-    /// Connections that were given to it and have ended.
+    /// Connections that were given to it and have ended, or could not begin.
     pub(super) fn ended(&self) -> u64 {
-        let desk = &self.reactor.desk().counters;
-        let turned_away = desk.turned_away.read() + desk.broken_opens.read();
-        self.counters.closed.iter().map(Count::read).sum::<u64>() + turned_away
+        self.counters.closed.iter().map(Count::read).sum::<u64>() + self.refused.read()
     }
 }
 
@@ -59,6 +59,7 @@ impl Loops {
         let made = |number| Loop {
             number,
             reactor: Reactor::new(&common, number, start.most_sessions, buffer_bytes),
+            refused: Count::default(),
             counters: TurnCounters::default(),
             stages: StageRecorder::default(),
         };
