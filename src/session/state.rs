@@ -1,4 +1,5 @@
-//! The state word of a session: who owns it, and why it wants a turn. One atomic, six transitions.
+//! The state word of a session, or of an endpoint of datagrams: who owns it, and why it wants a turn. One atomic, six
+//! transitions.
 //!
 //! ```text
 //!            schedule                claim                 release, no reasons
