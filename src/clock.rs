@@ -3,6 +3,8 @@
 //! The only caller of `Instant::now` and `SystemTime::now`. Sessions and handlers never see it; engines read it once per
 //! batch and hand the tick on. The services that tell the time are given [`wall_time`] when they are built.
 
+use std::cell::Cell;
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Length of a tick, the unit of idle and write timeouts: fine enough for a timeout of 100 ms, coarse enough that ten
@@ -19,6 +21,25 @@ pub fn monotonic_ns() -> u64 {
 /// The date and the time of day, as the system has it: for telling people, and nothing that is measured.
 pub fn wall_time() -> SystemTime {
     SystemTime::now()
+}
+
+/// The time for which the calling thread has had a processor, in nanoseconds. A system call, some hundred nanoseconds.
+pub fn thread_cpu_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Puts the calling thread to sleep, and wakes it as near to its time as the machine can: the kernel may not gather its
+/// wake-ups with others, neither this one nor later ones.
+pub fn sleep_for(duration: Duration) {
+    thread_local! {
+        static IS_SHARP: Cell<bool> = const { Cell::new(false) };
+    }
+    if !IS_SHARP.replace(true) {
+        // Refused only by kernels without timer slack, which are on time anyway.
+        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+    }
+    std::thread::sleep(duration);
 }
 
 /// Ticks from `since` to `now`; none if `since` is the later one, as it can be for a thread that read `now` first.

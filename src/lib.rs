@@ -14,7 +14,7 @@
 //!
 //! The modules, in reading order:
 //! - [`session`]: a session's protocol state, its rings, its state word, the table; the traits `Service` and `Handler`;
-//! - [`service`]: the protocols, and their registry;
+//! - [`service`]: the protocols, and their registry; [`spend`]: how `work` spends the time that a request asks for;
 //! - [`net`]: every system call;
 //! - [`jobs`]: bounded pools for work that belongs on no worker;
 //! - [`engine`]: who waits for readiness and who runs the turns; `engine/pool` is the reference;
@@ -41,5 +41,6 @@ pub mod net;
 pub mod random;
 pub mod service;
 pub mod session;
+pub mod spend;
 mod sync;
 pub mod units;

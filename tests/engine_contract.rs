@@ -21,6 +21,8 @@ mod daemon;
 mod engines;
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/work.rs"]
+mod work;
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -393,6 +395,16 @@ conversations! {
         assert_eq!(told(server, Client::finish).len(), 4);
         1
     };
+    work_that_takes_no_time: One Core "work" "" FINISHED, work::without_time;
+    work_in_flight_is_answered_in_any_order: One Core "work" "" FINISHED, work::in_any_order;
+    work_of_a_thousand_requests_in_one_write: One Core "work" "" FINISHED, work::a_thousand_in_one_write;
+    work_by_bytes_one_at_a_time: One Plain "work" "" FINISHED, work::by_bytes;
+    work_with_payloads_larger_than_a_ring: One Core "work" "" FINISHED, work::larger_than_a_ring;
+    work_to_a_client_that_reads_late: One Core "work" "" FINISHED, work::read_late;
+    work_in_flight_at_the_fin_is_answered_first: One Core "work" "" FINISHED, work::before_the_fin;
+    work_of_clients_that_leave_it_in_flight: One Core "work" "" ANY, work::left_in_flight;
+    work_that_nobody_may_ask_for_ends_the_session: One Plain "work" "" &["protocol"], work::not_allowed;
+    work_for_clients_beside_each_other: Many Core "work" "" FINISHED, work::beside_each_other;
 }
 
 const FINISHED: &[&str] = &["finished"];

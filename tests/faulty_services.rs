@@ -34,7 +34,9 @@ use maitred::engine::ENGINES;
 use maitred::error::Error;
 use maitred::logging::{Log, install_panic_hook};
 use maitred::session::datagram::{DatagramReply, Datagrams};
-use maitred::session::handler::{Call, Chunks, Closed, Handler, Mailing, Moment, Next, Pace, Reply, Sending, Service};
+use maitred::session::handler::{
+    Call, Chunks, Closed, Handler, Lane, Mailing, Moment, Next, Pace, Reply, Sending, Service,
+};
 use maitred::session::mailbox::{Address, Limits, Message};
 
 use client::{Client, text};
@@ -122,8 +124,12 @@ impl Service for Made {
     }
 
     fn mailbox(&self) -> Option<Mailing> {
-        let limits = Limits { bytes: 1 << 10, messages: 16, edge: true };
+        let limits = Limits { bytes: 1 << 20, messages: 16, edge: true };
         self.calls.map(|calls| Mailing { limits, calls, sending: Sending::Vectored })
+    }
+
+    fn has_jobs(&self) -> bool {
+        self.calls.is_some()
     }
 
     fn pace(&self) -> Pace {
@@ -211,7 +217,8 @@ impl Handler for Chronicler {
     }
 }
 
-/// Sends each byte back by a call of its own; that of a `z` takes a while. Panics when it is told to.
+/// Sends each byte back by a call of its own, a capital by one for the pool of the processors; that of a `z` takes a while.
+/// Panics when it is told to, and so do calls.
 struct Toiler;
 
 impl Handler for Toiler {
@@ -227,7 +234,12 @@ impl Handler for Toiler {
 struct Toil(u8);
 
 impl Call for Toil {
-    fn run(self: Box<Self>, _moment: &Moment) -> Message {
+    fn lane(&self) -> Lane {
+        if self.0.is_ascii_uppercase() { Lane::Cpu } else { Lane::Worker }
+    }
+
+    fn run(self: Box<Self>, _moment: &Moment, _is_wanted: &dyn Fn() -> bool) -> Message {
+        assert!(!b"xX".contains(&self.0), "told to panic");
         if self.0 == b'z' {
             std::thread::sleep(Duration::from_millis(300));
         }
@@ -261,6 +273,7 @@ const TESTS: &[Test] = &[
         check_left_out(LEFT_OUT, include_str!("faulty_services.rs"));
     }),
     ("a_panic_in_a_service_ends_that_session_alone", a_panic_in_a_service_ends_that_session_alone),
+    ("a_panic_in_a_call_ends_its_session_alone", a_panic_in_a_call_ends_its_session_alone),
     ("a_panic_in_a_service_is_followed_by_other_sessions", a_panic_in_a_service_is_followed_by_other_sessions),
     (
         "a_service_that_cannot_be_opened_costs_its_connections_alone",
@@ -272,6 +285,7 @@ const TESTS: &[Test] = &[
     ),
     ("a_service_may_speak_first", a_service_may_speak_first),
     ("a_service_learns_how_each_session_ended", a_service_learns_how_each_session_ended),
+    ("a_panic_in_a_call_ends_its_session_alone", a_panic_in_a_call_ends_its_session_alone),
     (
         "calls_of_the_last_session_may_be_left_when_it_has_ended",
         calls_of_the_last_session_may_be_left_when_it_has_ended,
@@ -437,6 +451,30 @@ fn calls_of_the_last_session_may_be_left_when_it_has_ended() {
             client.wait_for_end();
             let summary = daemon.finish();
             assert_eq!(summary.accepted(), 1, "{summary:?}");
+        }
+    });
+}
+
+fn a_panic_in_a_call_ends_its_session_alone() {
+    for_each_engine(Many, LEFT_OUT, |engine| {
+        for flags in rows_for(engine, SETTINGS) {
+            let daemon = start(engine.name, flags);
+            let [echo, toiler] = ["echo", "toiler"].map(|service| daemon.process.address_of(service));
+            let mut bystander = Client::connect(toiler);
+            let mut other = Client::connect(echo);
+            for told in [b"x", b"X"].repeat(10) {
+                let mut victim = Client::connect(toiler);
+                victim.echo(b"w");
+                victim.echo(b"W");
+                // With others of it around it.
+                victim.send(&[&b"ab"[..], told, b"cd"].concat());
+                victim.wait_for_end();
+                bystander.echo(b"w");
+                bystander.echo(b"W");
+                other.echo(b"well");
+            }
+            let summary = daemon.drain();
+            assert_eq!((summary.accepted(), summary.closed("panicked")), (22, 20), "{summary:?}");
         }
     });
 }

@@ -36,10 +36,12 @@ const ARROWS: &[(&str, &[&str])] = &[
             "session::framing",
             "session::handler",
             "session::mailbox",
+            "spend",
             "units",
         ],
     ),
     ("session", &["clock", "sync"]),
+    ("spend", &["clock", "units"]),
     ("sync", &[]),
     ("units", &[]),
 ];
@@ -68,6 +70,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("signal_hook::", &["src/load/interrupt.rs"]),
     ("clap::", &["src/cli.rs", "src/main.rs"]),
     ("jiff::", &["src/service/daytime.rs"]),
+    ("sha2::", &["src/spend.rs"]),
     ("Instant::now", &["src/clock.rs"]),
     ("SystemTime::now", &["src/clock.rs"]),
 ];

@@ -150,7 +150,9 @@ fn wait_for(common: &Common, connection: &Connection, ticks: &Ticks, tick: u32) 
     };
     let timers = TICK * idle_left.min(write_left).max(1);
     let timeout = left_of_drain(common).map_or(timers, |over| over.min(timers));
-    let woken = wait(Some(connection.socket.as_fd()), interest, Some(timeout));
+    // Who waits for neither waits for calls: a connection that breaks meanwhile would end every wait at once.
+    let socket = (interest.input || interest.output).then(|| connection.socket.as_fd());
+    let woken = wait(socket, interest, Some(timeout));
     let mut reasons = Reasons::NONE;
     for (is_so, reason) in [
         (woken.readable, Reasons::READABLE),

@@ -106,6 +106,8 @@ impl Wiring for Readiness<'_> {
                 poller.watch_edge_output(claim.socket.as_fd(), key)
             }
             Rearm::Edge => Ok(()),
+            // Who waits for neither waits for calls: a connection that breaks meanwhile would be told again and again.
+            Rearm::Oneshot if !blocked && !claim.session.wants_input() => Ok(()),
             Rearm::Oneshot => poller.rearm(claim.socket.as_fd(), key, claim.session.wants_input(), blocked),
         };
         asked.expect("a session's socket is watched from its first turn to its last");

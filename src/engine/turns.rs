@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use log::error;
 
-use super::common::Common;
+use super::common::{Common, Stage};
 use super::connection::{Connection, Wire};
 use super::endpoint::Endpoint;
-use crate::clock::ticks_since;
+use crate::clock::{Clock, ticks_since};
 use crate::jobs::Jobs;
 use crate::metrics::counters::TurnCounters;
 use crate::metrics::stages::StageRecorder;
@@ -136,20 +136,23 @@ impl<'a> Turns<'a> {
     pub(super) fn call(&mut self, Placed { call, address }: Placed, ready_ns: Option<u64>) -> Option<u64> {
         // Written at the start, as for a turn.
         self.counters.calls.add(1);
-        if address.is_over() {
+        // Nobody who waits for the engine's end, or for this thread's next turn, is to wait for a long call first.
+        let common = self.common;
+        let is_wanted = || common.orders().stage(common.clock.now_ns()) < Stage::Over && !address.is_over();
+        if !is_wanted() {
             return None;
         }
-        match &self.common.jobs {
+        match &common.jobs {
             Some(jobs) if call.lane() == Lane::Cpu => {
                 self.submit(jobs, Placed { call, address }, ready_ns);
                 None
             }
             _ => {
-                let taken_ns = self.common.stage_ns();
-                let moment = Moment::new(self.common.clock, self.worker, ready_ns, taken_ns);
-                let must_tell = run_call(call, &address, &moment);
-                if self.common.settings.stages {
-                    self.stages.record(ready_ns, taken_ns, self.common.clock.now_ns());
+                let taken_ns = common.stage_ns();
+                let moment = Moment::new(common.clock, self.worker, ready_ns, taken_ns);
+                let must_tell = run_call(call, &address, &moment, &is_wanted);
+                if common.settings.stages {
+                    self.stages.record(ready_ns, taken_ns, common.clock.now_ns());
                 }
                 must_tell.then(|| address.key())
             }
@@ -160,7 +163,7 @@ impl<'a> Turns<'a> {
         let clock = self.common.clock;
         let submitted = jobs.submit(move || {
             let moment = Moment::new(clock, None, ready_ns, clock.now_ns());
-            if run_call(call, &address, &moment) {
+            if run_call(call, &address, &moment, &|| !address.is_over()) {
                 address.tell();
             }
         });
@@ -191,8 +194,9 @@ impl<'a> Turns<'a> {
         // For what no event tells: input behind the budget, room in the socket that the kernel does not report.
         let note_activity = || ticks.last_ready.store(tick.load(Ordering::Acquire), Ordering::Relaxed);
         if reasons.intersects(Reasons::POSTED) {
-            // A session is not idle that others write to, or whose calls come back.
-            note_activity();
+            // A session is not idle that others write to, or whose calls come back. A call that the front's own thread has
+            // run kept it from its wait, so that the tick may be long past.
+            ticks.last_ready.store(Clock::tick_of(self.common.clock.now_ns()), Ordering::Relaxed);
         }
         let Turn { end, moved } = self.advance(connection, wire, ticks, reasons, tick, moment);
         match end {
@@ -282,9 +286,10 @@ impl<'a> Turns<'a> {
 }
 
 /// Runs a call and leaves what it brings. True if its session is to be told.
-fn run_call(call: Box<dyn Call>, address: &Address, moment: &Moment) -> bool {
-    match catch_unwind(AssertUnwindSafe(|| call.run(moment))) {
-        Ok(message) => address.reply(message),
+fn run_call(call: Box<dyn Call>, address: &Address, moment: &Moment, is_wanted: &dyn Fn() -> bool) -> bool {
+    let call_bytes = call.bytes();
+    match catch_unwind(AssertUnwindSafe(|| call.run(moment, is_wanted))) {
+        Ok(message) => address.reply(message, call_bytes),
         Err(_) => {
             error!("a call of a session's service panicked; the session ends");
             address.fail()

@@ -12,6 +12,7 @@ mod echo;
 mod once;
 mod time;
 mod watch;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,7 +59,7 @@ pub struct BadParameter {
 
 /// All services, in the order in which people are shown them.
 pub const SERVICES: &[Entry] =
-    &[echo::ENTRY, discard::ENTRY, chargen::ENTRY, daytime::ENTRY, time::ENTRY, chat::ENTRY, watch::ENTRY];
+    &[echo::ENTRY, discard::ENTRY, chargen::ENTRY, daytime::ENTRY, time::ENTRY, work::ENTRY, chat::ENTRY, watch::ENTRY];
 
 /// The service of this name.
 pub fn find(name: &str) -> Option<&'static Entry> {

@@ -307,7 +307,11 @@ impl Call for SetAside {
         Lane::Cpu
     }
 
-    fn run(self: Box<Self>, _moment: &Moment) -> Message {
+    fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    fn run(self: Box<Self>, _moment: &Moment, _is_wanted: &dyn Fn() -> bool) -> Message {
         let text = Text::new(&self.text).expect("it was taken as one");
         self.watched.answer(self.watched.cell().set(text)).into()
     }

@@ -78,9 +78,10 @@ pub trait Service: Send + Sync {
 /// What a service asks for so that its sessions hear of others, and of their own calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mailing {
-    /// How much may wait for one session.
+    /// How much may wait for one session; as many bytes of its calls may be in flight.
     pub limits: Limits,
-    /// Calls of one session that may be in flight; with so many, its input waits. At least 1.
+    /// Calls of one session that may be in flight, which each is until its reply has left; with so many, its input waits. At
+    /// least 1.
     pub calls: u32,
     /// How what has come for it is sent.
     pub sending: Sending,
@@ -311,8 +312,14 @@ pub trait Call: Send {
         Lane::Worker
     }
 
-    /// Does the work.
-    fn run(self: Box<Self>, moment: &Moment) -> Message;
+    /// Bytes of its session's share of memory that it takes up until its reply has left; about as many as it holds, or returns.
+    fn bytes(&self) -> usize {
+        0
+    }
+
+    /// Does the work. One that takes long asks now and then whether it `is_wanted`: if not, the session is over or about to
+    /// be, somebody waits for this thread, and nobody hears what is returned.
+    fn run(self: Box<Self>, moment: &Moment, is_wanted: &dyn Fn() -> bool) -> Message;
 }
 
 /// Who runs a call.
@@ -366,13 +373,15 @@ pub struct Reply<'a> {
     moment: &'a Moment,
     parallel: Option<&'a dyn Parallel>,
     room: usize,
+    is_through: bool,
 }
 
 impl<'a> Reply<'a> {
-    /// A reply that appends to `outbound`, which has `room` for so many bytes.
-    pub(super) fn new(outbound: &'a mut Outbound, means: &'a mut Means<'_>, room: usize) -> Self {
+    /// A reply that appends to `outbound`, which has `room` for so many bytes, behind input that all has left if it
+    /// `is_through`.
+    pub(super) fn new(outbound: &'a mut Outbound, means: &'a mut Means<'_>, room: usize, is_through: bool) -> Self {
         let Means { leases, calls, moment, parallel, .. } = means;
-        Reply { outbound, leases, calls, moment, parallel: *parallel, room }
+        Reply { outbound, leases, calls, moment, parallel: *parallel, room, is_through }
     }
 
     /// Bytes that [`put`](Reply::put) takes now.
@@ -389,6 +398,13 @@ impl<'a> Reply<'a> {
             self.room -= bytes.len();
         }
         taken
+    }
+
+    /// Whether all that was forwarded before has left. Then bytes that are discarded are gone at once, and a handler that puts
+    /// the head of a message, discards what stood in its place and forwards the rest says it in one piece. If not, replies to
+    /// calls and posts of others could come in between: it answers [`Next::Room`] and waits.
+    pub fn is_through(&self) -> bool {
+        self.is_through
     }
 
     /// Sends a call on its way, one for each time that the handler is shown input. Its reply comes to the peer by itself;

@@ -1,5 +1,9 @@
 //! [`Mail`]: what a session keeps that hears of others: its mailbox, what it has taken from there and not yet sent, and the
-//! calls that have not come back.
+//! calls that are in flight.
+//!
+//! A call is in flight until its reply has left, and not only until it has been run: a peer that asks and does not read fills
+//! its share of memory, and then its input waits. Invariant *calls-bounded*: with as many in flight as [`Mailing`] says, or as
+//! many bytes of them, the handler is shown no input.
 //!
 //! What the rings owe and the backlog leave by one socket. Invariant *messages-whole*: between the first byte of a message
 //! from the mailbox and its last, and between the first byte of what the rings owe and the last, nothing else is sent. One of
@@ -10,17 +14,20 @@
 
 use std::collections::VecDeque;
 
-use super::handler::{Closed, Mailing, Sending, Tally};
-use super::mailbox::{Address, Mailbox, Message};
+use super::handler::{Call, Closed, Mailing, Sending, Tally};
+use super::mailbox::{Address, Message};
 
 /// The part of a session that has to do with its mailbox.
 pub(super) struct Mail {
     pub(super) mailbox: Address,
     /// Taken from the mailbox and not yet sent.
     pub(super) backlog: Backlog,
-    /// Calls that have not come back.
+    /// Calls whose replies have not left.
     pub(super) calls: u32,
     most_calls: u32,
+    /// Bytes that they take up.
+    call_bytes: usize,
+    most_call_bytes: usize,
     /// Somebody asks the handler to look for itself.
     pub(super) noted: bool,
     /// The backlog is sent before what the rings owe.
@@ -30,8 +37,17 @@ pub(super) struct Mail {
 
 impl Mail {
     pub(super) fn new(mailbox: Address, mailing: Mailing) -> Mail {
-        let Mailing { calls: most_calls, sending, .. } = mailing;
-        Mail { mailbox, backlog: Backlog::default(), calls: 0, most_calls, noted: false, leads: false, sending }
+        Mail {
+            mailbox,
+            backlog: Backlog::default(),
+            calls: 0,
+            most_calls: mailing.calls,
+            call_bytes: 0,
+            most_call_bytes: mailing.limits.bytes,
+            noted: false,
+            leads: false,
+            sending: mailing.sending,
+        }
     }
 
     /// Takes what has come.
@@ -40,8 +56,7 @@ impl Mail {
         tally.posts += news.posts;
         tally.posts_refused += news.refused;
         tally.post_wakes += news.wakes;
-        assert!(news.replies <= self.calls, "only calls that were made come back");
-        self.calls -= news.replies;
+        self.note_ended(news.silent_calls, news.silent_bytes);
         self.noted |= news.noted;
         match (news.failed, news.evicted) {
             (true, _) => Err(Closed::Panicked),
@@ -52,7 +67,20 @@ impl Mail {
 
     /// Whether one more call may be in flight.
     pub(super) fn can_call(&self) -> bool {
-        self.calls < self.most_calls
+        self.calls < self.most_calls && (self.calls == 0 || self.call_bytes < self.most_call_bytes)
+    }
+
+    /// These calls are in flight from now on.
+    pub(super) fn note_calls(&mut self, calls: &[Box<dyn Call>]) {
+        self.calls += calls.len() as u32;
+        self.call_bytes += calls.iter().map(|call| call.bytes()).sum::<usize>();
+    }
+
+    /// So many calls, which took up so many bytes, are no longer in flight.
+    fn note_ended(&mut self, calls: u32, bytes: usize) {
+        assert!(calls <= self.calls && bytes <= self.call_bytes, "only calls that were made come back");
+        self.calls -= calls;
+        self.call_bytes -= bytes;
     }
 
     /// Whether nothing waits to be sent, here or in the mailbox, and no call will bring more.
@@ -67,64 +95,165 @@ impl Mail {
     }
 
     /// Of so many bytes that have left, drops those that were of the backlog; how many others there are.
-    pub(super) fn sent(&mut self, count: usize) -> usize {
-        self.backlog.sent(count, &self.mailbox)
+    pub(super) fn sent(&mut self, mut count: usize) -> usize {
+        while let Some(letter) = self.backlog.poll_sent(&mut count) {
+            self.mailbox.note_sent(&letter.message);
+            if let Some(bytes) = letter.of_call {
+                self.note_ended(1, bytes);
+            }
+        }
+        count
     }
+}
+
+/// A message for a session.
+pub(super) struct Letter {
+    pub(super) message: Message,
+    /// If it is the reply to a call of that session: the bytes that the call takes up.
+    pub(super) of_call: Option<usize>,
 }
 
 /// Messages that a session has taken and not yet sent, oldest first.
 #[derive(Default)]
 pub(super) struct Backlog {
-    messages: VecDeque<Message>,
+    letters: VecDeque<Letter>,
     /// Bytes of the first that have been sent.
     sent: usize,
 }
 
 impl Backlog {
     pub(super) fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+        self.letters.is_empty()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.messages.len()
+        self.letters.len()
     }
 
     /// Adds messages behind those that are there.
-    pub(super) fn append(&mut self, more: &mut VecDeque<Message>) {
-        if self.messages.is_empty() {
-            std::mem::swap(&mut self.messages, more);
+    pub(super) fn append(&mut self, more: &mut VecDeque<Letter>) {
+        if self.letters.is_empty() {
+            std::mem::swap(&mut self.letters, more);
         } else {
-            self.messages.append(more);
+            self.letters.append(more);
         }
     }
 
     /// What is left of each message.
     pub(super) fn slices(&self) -> impl Iterator<Item = &[u8]> {
         let begun = |place: usize| if place == 0 { self.sent } else { 0 };
-        self.messages.iter().enumerate().map(move |(place, message)| &message[begun(place)..])
+        self.letters.iter().enumerate().map(move |(place, letter)| &letter.message[begun(place)..])
     }
 
-    /// Drops what has left: `count` bytes. How many of them are not of this backlog.
-    pub(super) fn sent(&mut self, mut count: usize, mailbox: &Mailbox) -> usize {
-        while let Some(message) = self.messages.front() {
-            let left = message.len() - self.sent;
-            if count < left {
-                self.sent += count;
-                return 0;
-            }
-            count -= left;
-            mailbox.note_sent(message);
-            self.messages.pop_front();
-            self.sent = 0;
+    /// The next message of which the last byte is among `count` that have left; takes its bytes off them.
+    pub(super) fn poll_sent(&mut self, count: &mut usize) -> Option<Letter> {
+        let left = self.letters.front()?.message.len() - self.sent;
+        if *count < left {
+            self.sent += std::mem::take(count);
+            return None;
         }
-        count
+        *count -= left;
+        self.sent = 0;
+        self.letters.pop_front()
     }
 
     /// Gives up the memory of a long list that has been sent.
     pub(super) fn settle(&mut self) {
         const KEPT: usize = 4;
-        if self.messages.is_empty() && self.messages.capacity() > KEPT {
-            self.messages = VecDeque::new();
+        if self.letters.is_empty() && self.letters.capacity() > KEPT {
+            self.letters = VecDeque::new();
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::handler::Moment;
+    use super::super::mailbox::{Limits, Mailbox, Posted, Rouse};
+    use super::*;
+
+    struct Nobody;
+
+    impl Rouse for Nobody {
+        fn rouse(&self, _key: u64) {}
+    }
+
+    struct Call(usize);
+
+    impl super::Call for Call {
+        fn bytes(&self) -> usize {
+            self.0
+        }
+
+        fn run(self: Box<Self>, _moment: &Moment, _is_wanted: &dyn Fn() -> bool) -> Message {
+            vec![b'x'; self.0].into()
+        }
+    }
+
+    fn mail(calls: u32, bytes: usize) -> Mail {
+        let limits = Limits { bytes, messages: 10, edge: true };
+        let mailbox = Mailbox::new(limits, Arc::new(Nobody), 0);
+        Mail::new(mailbox, Mailing { limits, calls, sending: Sending::Vectored })
+    }
+
+    fn call(mail: &mut Mail, bytes: usize) {
+        mail.note_calls(&[Box::new(Call(bytes))]);
+    }
+
+    /// A call has been run, and its reply was taken.
+    fn answer(mail: &mut Mail, bytes: usize) {
+        let _ = mail.mailbox.reply(vec![b'x'; bytes].into(), bytes);
+        mail.collect(&mut Tally::default()).expect("it goes on");
+    }
+
+    #[test]
+    fn a_call_is_in_flight_until_its_reply_has_left() {
+        let mut mail = mail(2, 1_000);
+        call(&mut mail, 10);
+        assert!(mail.can_call());
+        call(&mut mail, 20);
+        assert!(!mail.can_call());
+        answer(&mut mail, 20);
+        assert!(!mail.can_call() && !mail.has_said_all(), "it was run, and has not left");
+        assert_eq!(mail.sent(19), 0);
+        assert!(!mail.can_call(), "all but its last byte");
+        assert_eq!(mail.sent(3), 2, "two were of something else");
+        assert!(mail.can_call() && !mail.has_said_all());
+        answer(&mut mail, 10);
+        assert_eq!(mail.sent(10), 0);
+        assert!(mail.has_said_all());
+        assert_eq!((mail.calls, mail.call_bytes), (0, 0));
+    }
+
+    #[test]
+    fn the_bytes_of_calls_are_bounded_too_and_one_call_may_always_be_made() {
+        let mut mail = mail(10, 100);
+        call(&mut mail, 99);
+        assert!(mail.can_call());
+        call(&mut mail, 1);
+        assert!(!mail.can_call());
+        answer(&mut mail, 99);
+        assert_eq!(mail.sent(99), 0);
+        call(&mut mail, 5_000);
+        answer(&mut mail, 1);
+        answer(&mut mail, 5_000);
+        assert_eq!(mail.sent(5_000), 0);
+        assert!(!mail.can_call(), "one byte is left of it");
+        assert_eq!(mail.sent(1), 0);
+        assert!(mail.can_call());
+    }
+
+    #[test]
+    fn what_others_post_is_no_call() {
+        let mut mail = mail(1, 100);
+        call(&mut mail, 1);
+        assert_eq!(mail.mailbox.post(vec![b'y'; 3].into()), Posted::Taken);
+        answer(&mut mail, 1);
+        assert_eq!(mail.sent(3), 0);
+        assert!(!mail.can_call());
+        assert_eq!(mail.sent(1), 0);
+        assert!(mail.can_call());
     }
 }

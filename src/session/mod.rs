@@ -365,7 +365,8 @@ impl Session {
         };
         self.gather_bytes = if question == Question::Input { 0 } else { self.gather_bytes };
         let calls_before = means.calls.len();
-        let mut reply = Reply::new(&mut self.outbound, means, room);
+        let is_through = self.inbound.is_all_unread();
+        let mut reply = Reply::new(&mut self.outbound, means, room, is_through);
         let next = match question {
             Question::Open => self.handler.handle_open(&mut reply),
             Question::Note => self.handler.handle_note(&mut reply),
@@ -374,12 +375,12 @@ impl Session {
             _ => self.handler.handle_input(shown, &mut reply),
         };
         let said = room - reply.room();
-        let called = means.calls.len() - calls_before;
+        let called = &means.calls[calls_before..];
+        assert!(called.is_empty() || self.mail.is_some(), "who makes calls has asked for a mailbox");
         if let Some(mail) = &mut self.mail {
-            mail.calls += called as u32;
+            mail.note_calls(called);
             mail.noted &= question != Question::Note;
         }
-        assert!(called == 0 || self.mail.is_some(), "who makes calls has asked for a mailbox");
         *left_bytes = left_bytes.saturating_sub(said);
         self.wants_room = false;
         self.room_in_vain = said == 0 && (self.room_in_vain || question == Question::Room);

@@ -77,8 +77,15 @@ impl Client {
     /// With a receive buffer as small as the kernel lets it be, so that a client that does not read is soon felt.
     #[track_caller]
     pub(crate) fn connect_small(address: SocketAddr) -> Client {
+        Client::connect_with_room(address, 1)
+    }
+
+    /// With a receive buffer of about so many bytes, for many small messages: they need room for what the kernel keeps with
+    /// each, or they are dropped and sent again.
+    #[track_caller]
+    pub(crate) fn connect_with_room(address: SocketAddr, bytes: usize) -> Client {
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-        sockopt::set_socket_recv_buffer_size(&socket, 1).expect("a socket has the option");
+        sockopt::set_socket_recv_buffer_size(&socket, bytes).expect("a socket has the option");
         rustix::net::connect(&socket, &address).expect("the daemon listens");
         Client::from_stream(socket.into())
     }
