@@ -53,11 +53,11 @@ fn main() -> ExitCode {
 /// The beginning of a cell's file, where watchers sleep.
 #[repr(C)]
 struct Front {
-    _mark: [u64; 16],
+    _before: [AtomicU64; 16],
     published: Word,
 }
 
-// SAFETY: numbers, and an atomic one.
+// SAFETY: atomic numbers; zero is one.
 #[allow(unsafe_code, reason = "see the trait")]
 unsafe impl Zeroed for Front {}
 

@@ -17,7 +17,7 @@
 //!   published already. A reader that finds neither is not early but in a damaged file.
 //!
 //! All bytes zero but the marks are an empty cell, version 0. The order of stores and loads is argued at each of them;
-//! `loom_models` below check it. What it costs and why it is so: `design/watched-value.md`. Read next: `mod.rs`.
+//! `image/loom_models.rs` checks it. What it costs and why it is so: `design/watched-value.md`. Read next: `mod.rs`.
 
 use std::time::Duration;
 
@@ -29,10 +29,9 @@ pub(super) const TEXT_MAX_BYTES: usize = if cfg!(loom) { 16 } else { (8 << 10) -
 
 const WORDS: usize = TEXT_MAX_BYTES.div_ceil(8);
 
-/// Pages of the image, and what is left of the last one.
-const PAGE_BYTES: usize = 4_096;
+/// Words up to the end of the last page. Loom would make every one of them anew for every interleaving.
+const UNUSED: usize = if cfg!(loom) { 0 } else { (USED_BYTES.next_multiple_of(4_096) - USED_BYTES) / 8 };
 const USED_BYTES: usize = 2 * size_of::<Line<Word>>() + 2 * size_of::<Slot>() + size_of::<AtomicU64>();
-const UNUSED: usize = (USED_BYTES.next_multiple_of(PAGE_BYTES) - USED_BYTES) / size_of::<u64>();
 
 /// The first and the last eight bytes of a cell: whose it is, and the number of this layout.
 pub(super) const MARK: [u8; 8] = *b"maitred\x01";
@@ -48,8 +47,8 @@ pub(super) struct Image {
     /// Written by writers, at every change; loaded and slept on by everybody.
     published: Line<Word>,
     slots: [Slot; 2],
-    /// Up to the end of the last page, in which it lies.
-    _unused: [u64; UNUSED],
+    /// So that `last` is the end of the last page. Atomics, since others may write there, whatever it is for.
+    _unused: [AtomicU64; UNUSED],
     /// As `first`. A page of which only the end has gone reads as zeros there, and is no fault.
     last: AtomicU64,
 }
@@ -96,7 +95,7 @@ impl Image {
             first: AtomicU64::new(mark),
             published: Line(Word::new(0)),
             slots: [Slot::empty(), Slot::empty()],
-            _unused: [0; UNUSED],
+            _unused: std::array::from_fn(|_| AtomicU64::new(0)),
             last: AtomicU64::new(mark),
         }
     }

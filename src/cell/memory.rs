@@ -16,8 +16,7 @@ pub(super) enum Memory {
     File(Shared<Image>),
 }
 
-// SAFETY: integers and atomics of them, in a fixed order without gaps that mean anything; a zero of each is a number. It
-// has nothing to drop.
+// SAFETY: atomic integers in a fixed order, and gaps that nobody reads; zero is a number. It has nothing to drop.
 #[cfg(not(loom))]
 #[allow(unsafe_code, reason = "see the trait")]
 unsafe impl Zeroed for Image {}

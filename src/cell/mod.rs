@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use crate::clock::monotonic_ns;
 use crate::error::Error;
-use crate::net::file::Lock;
+use crate::net::file::{Held, Lock};
 
 pub use command::command;
 pub use image::Set;
@@ -154,8 +154,8 @@ impl Cell {
     /// # Errors
     /// Nothing was set: the file may not be written to, is gone or no longer a cell, or another writer has been stopped.
     pub fn set(&self, text: Text<'_>) -> Result<Set, Error> {
-        let set = self.set_within(text, PATIENCE)?;
-        set.ok_or_else(|| self.cannot("set", file::busy(&self.lock)))
+        let held = self.lock.lock(PATIENCE).and_then(|held| held.ok_or_else(|| file::busy(&self.lock)));
+        self.set_with(&held.map_err(|error| self.cannot("set", error))?, text)
     }
 
     /// The same, without waiting: none if another writer is at work.
@@ -163,7 +163,8 @@ impl Cell {
     /// # Errors
     /// As [`set`](Cell::set).
     pub fn try_set(&self, text: Text<'_>) -> Result<Option<Set>, Error> {
-        self.set_within(text, Duration::ZERO)
+        let held = self.lock.try_lock().map_err(|error| self.cannot("set", error))?;
+        held.map(|held| self.set_with(&held, text)).transpose()
     }
 
     /// Waits until there is a later version than `seen`, and returns it at once if there is one; none after `timeout`.
@@ -190,14 +191,14 @@ impl Cell {
         }
     }
 
-    fn set_within(&self, text: Text<'_>, patience: Duration) -> Result<Option<Set>, Error> {
+    /// Who has shown that it holds the lock is the one caller of `Image::set`.
+    fn set_with(&self, _held: &Held<'_>, text: Text<'_>) -> Result<Set, Error> {
         if let Some(refusal) = self.refused {
             return Err(self.cannot("set", io::Error::from_raw_os_error(refusal)));
         }
-        let Some(_held) = self.lock.lock(patience).map_err(|error| self.cannot("set", error))? else { return Ok(None) };
         // A value in a file that nobody can find any more would be lost.
         self.check_presence("set")?;
-        self.memory.set(text.0).map(Some).map_err(|damage| self.damaged("set", damage))
+        self.memory.set(text.0).map_err(|damage| self.damaged("set", damage))
     }
 
     fn check_presence(&self, attempt: &str) -> Result<(), Error> {
