@@ -154,6 +154,7 @@ impl Cell {
     /// # Errors
     /// Nothing was set: the file may not be written to, is gone or no longer a cell, or another writer has been stopped.
     pub fn set(&self, text: Text<'_>) -> Result<Set, Error> {
+        self.check_permission()?;
         let held = self.lock.lock(PATIENCE).and_then(|held| held.ok_or_else(|| file::busy(&self.lock)));
         self.set_with(&held.map_err(|error| self.cannot("set", error))?, text)
     }
@@ -163,6 +164,7 @@ impl Cell {
     /// # Errors
     /// As [`set`](Cell::set).
     pub fn try_set(&self, text: Text<'_>) -> Result<Option<Set>, Error> {
+        self.check_permission()?;
         let held = self.lock.try_lock().map_err(|error| self.cannot("set", error))?;
         held.map(|held| self.set_with(&held, text)).transpose()
     }
@@ -193,12 +195,14 @@ impl Cell {
 
     /// Who has shown that it holds the lock is the one caller of `Image::set`.
     fn set_with(&self, _held: &Held<'_>, text: Text<'_>) -> Result<Set, Error> {
-        if let Some(refusal) = self.refused {
-            return Err(self.cannot("set", io::Error::from_raw_os_error(refusal)));
-        }
         // A value in a file that nobody can find any more would be lost.
         self.check_presence("set")?;
         self.memory.set(text.0).map_err(|damage| self.damaged("set", damage))
+    }
+
+    fn check_permission(&self) -> Result<(), Error> {
+        let refusal = self.refused.map(io::Error::from_raw_os_error);
+        refusal.map_or(Ok(()), |refusal| Err(self.cannot("set", refusal)))
     }
 
     fn check_presence(&self, attempt: &str) -> Result<(), Error> {
