@@ -1,6 +1,7 @@
 //! What configuration files and flags amount to, and what is said of wrong ones: tables of texts and answers.
 
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -236,10 +237,11 @@ fn wrong_listeners_in_a_file_are_named_with_line_and_key() {
 
 #[test]
 fn wrong_flags_are_named_with_their_value() {
-    let table: [(&[&str], &str); 12] = [
+    let table: [(&[&str], &str); 13] = [
         (&["--workers", "0"], "--workers: 0 is too small; expected auto or a number from 1 to 1024"),
         (&["--workers", "many"], "--workers: many is not a number; expected auto or a number from 1 to 1024"),
         (&["--low-water=-1"], "--low-water: -1 is not a number; expected auto or off or a number from 0 to 1048576"),
+        (&["--udp-total-rate", "0"], "--udp-total-rate: 0 is too small; expected off or a number from 1 to 1000000000"),
         (
             &["--idle-timeout", "99999999999999999999s"],
             "--idle-timeout: 99999999999999999999s is too large; expected off or a duration such as 250us, 10ms or 5s, \
@@ -293,12 +295,16 @@ fn a_missing_file_is_an_error_of_the_configuration() {
 #[test]
 fn flags_override_the_file_and_the_file_the_defaults() {
     let text = "queue = 7\nbatch = 0x10\nidle_timeout = \"off\"\npin = true\nlow_water = 3\nwake = \"50us\"\n\
-                rearm = \"oneshot\"\nstages = \"on\"\nsummary = \"a.json\"\n\
+                rearm = \"oneshot\"\nstages = \"on\"\nsummary = \"a.json\"\nudp_public = true\nudp_gro = \"off\"\n\
+                udp_source_rate = 7\nudp_total_rate = \"off\"\n\
                 [[listen]]\nservice = \"echo\"\nscheme = \"tcp\"\naddress = \"127.0.0.1:1\"";
     let from_file = resolve_file(text, &[]).expect("the file is right");
     let settings = &from_file.settings;
     assert_eq!((settings.queue_capacity, settings.batch, settings.pin, settings.stages), (7, 16, true, true));
     assert_eq!(settings.limits.idle_timeout, Limits::NEVER);
+    let datagrams = settings.datagrams;
+    assert_eq!((datagrams.is_public, datagrams.gso, datagrams.gro), (true, true, false));
+    assert_eq!((datagrams.source_rate, datagrams.total_rate), (NonZeroU32::new(7), None));
     assert_eq!((settings.low_water, settings.wake), (LowWater::At(3), Wake::Above(Duration::from_micros(50))));
     assert_eq!(settings.rearm, Rearm::Oneshot);
     assert_eq!(settings.ring_bytes, config::RING_BYTES);

@@ -14,6 +14,7 @@ mod process;
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::thread;
 
 use maitred::config::AtOnce::{self, Many, One};
@@ -45,13 +46,16 @@ fn count(summary: &Summary, name: &str) -> u64 {
     summary.count(&format!("datagrams.{name}"))
 }
 
-/// Sends as fast as it can, and reads nothing, while `meanwhile` runs.
+/// Sends as fast as it can, and reads nothing, while `meanwhile` runs, which begins when the flood is there.
 fn flood(server: SocketAddr, meanwhile: impl FnOnce()) {
     let is_over = AtomicBool::new(false);
+    let (told, is_there) = channel();
     thread::scope(|scope| {
         scope.spawn(|| {
             let asker = Asker::of(server);
             let bytes = text(64, 9);
+            (0..1_000).for_each(|_| asker.send(&bytes));
+            told.send(()).expect("somebody waits for it");
             while !is_over.load(Ordering::Relaxed) {
                 // Refused once the daemon has gone.
                 let _ = asker.0.send(&bytes);
@@ -59,6 +63,7 @@ fn flood(server: SocketAddr, meanwhile: impl FnOnce()) {
         });
         // Also when it panics.
         let _over = Over(&is_over);
+        is_there.recv().expect("it begins");
         meanwhile();
     });
 }
