@@ -21,6 +21,7 @@
 //! - [`metrics`]: counters, histograms, stage times, the summary;
 //! - [`config`], [`units`], [`cli`], [`error`], [`logging`], [`clock`]: what the user typed, and what the program runs with;
 //! - [`daemon`]: all of it put together, with signals;
+//! - [`server`]: the same for a program of your own, with a handler that can send from anywhere;
 //! - [`cell`]: a value that processes share by a file, and watch;
 //! - [`load`]: the load generator, which talks to any server; [`random`]: its seeded draws.
 //!
@@ -39,8 +40,14 @@ pub mod logging;
 pub mod metrics;
 pub mod net;
 pub mod random;
+pub mod server;
 pub mod service;
 pub mod session;
 pub mod spend;
 mod sync;
 pub mod units;
+
+/// The Rust of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

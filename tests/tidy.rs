@@ -25,6 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("metrics", &["session::guard", "session::handler"]),
     ("net", &[]),
     ("random", &[]),
+    ("server", &["config", "daemon", "engine", "error", "metrics", "session"]),
     (
         "service",
         &[

@@ -264,7 +264,7 @@ mod loom_models {
             self.poller_seat.wake_if(|| request.is_none() || self.is_at_most(self.low_water.load(Ordering::Relaxed)));
             request.map(|request| match request.work {
                 Work::Turn(key) => key.index(),
-                Work::Call(_) => unreachable!("the models make no calls"),
+                _ => unreachable!("the models make no calls and have no endpoints"),
             })
         }
 

@@ -15,6 +15,8 @@
 //!
 //! Read next: `process_per_connection.rs`; the chapter is `design/engines/thread-per-connection.md`.
 
+use std::convert::Infallible;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::Builder;
 
@@ -112,6 +114,8 @@ impl Shared {
 struct ThreadPerConnection {
     shared: Arc<Shared>,
     crew: Crew,
+    /// Says so when the front and all threads of sessions have let go of what they share.
+    all_gone: Mutex<Receiver<Infallible>>,
 }
 
 impl ThreadPerConnection {
@@ -119,7 +123,8 @@ impl ThreadPerConnection {
         let common = Arc::new(Common::new(&mut start, 1)?);
         let budget = Budget::new(common.settings.limits.max_buffer_bytes);
         let shared = Arc::new(Shared { common, budget, places: Mutex::default() });
-        let floor = Threads { shared: Arc::clone(&shared) };
+        let (present, all_gone) = channel();
+        let floor = Threads { shared: Arc::clone(&shared), present };
         let mut front = Front::new(Arc::clone(&shared.common), 0, start.listeners, floor)?;
         let crew = Crew::new(false);
         let batch = shared.common.settings.batch;
@@ -138,7 +143,7 @@ impl ThreadPerConnection {
             }
         });
         crew.start(endpoints.chain([front]))?;
-        Ok(ThreadPerConnection { shared, crew })
+        Ok(ThreadPerConnection { shared, crew, all_gone: Mutex::new(all_gone) })
     }
 
     fn with_books<T>(&self, tell: impl FnOnce(&Books<'_>) -> T) -> T {
@@ -159,6 +164,8 @@ impl ThreadPerConnection {
 /// The floor: a thread for each.
 struct Threads {
     shared: Arc<Shared>,
+    /// Each thread has one as long as it has anything else.
+    present: Sender<Infallible>,
 }
 
 impl Floor for Threads {
@@ -166,9 +173,9 @@ impl Floor for Threads {
         let (shared, place) = (Arc::clone(&self.shared), self.shared.take_place());
         let begun = Connection::begin(arrival, 0, Arc::clone(&place.bed) as Arc<dyn Rouse>);
         let mut connection = begun.inspect_err(|_| shared.give_place_back(Arc::clone(&place)))?;
-        let own = Arc::clone(&place);
+        let (own, present) = (Arc::clone(&place), self.present.clone());
         let body = move || {
-            or_abort(|| {
+            or_abort(move || {
                 own.bed.enter();
                 let mut turns = Turns::new(&shared.common, &shared.budget, &own.counters, &own.stages).keeping_none();
                 let closed = serve(&shared.common, &mut turns, &mut connection);
@@ -176,6 +183,7 @@ impl Floor for Threads {
                 own.bed.leave();
                 shared.give_place_back(own);
             });
+            drop(present);
         };
         let started = Builder::new().name("session".to_owned()).stack_size(STACK_BYTES).spawn(body);
         match started {
@@ -209,6 +217,9 @@ impl Running for ThreadPerConnection {
 
     fn join(&self, _hearing: Option<Hearing<'_>>) {
         self.crew.join();
+        let all_gone = self.all_gone.lock().expect("no thread panics while it holds this lock");
+        let Err(_) = all_gone.recv();
+        drop(all_gone);
         self.shared.budget.empty_shelf();
         self.with_books(|books| books.check());
     }

@@ -15,7 +15,7 @@ use super::{BadParameter, Bounds, Entry};
 use crate::session::audience::Audience;
 use crate::session::framing::{Found, Framer, Framing, LINE_BYTES_MAX};
 use crate::session::handler::{Chunks, Handler, Mailing, Next, Pace, Reply, Sending, Service};
-use crate::session::mailbox::{Address, Limits, Mailbox, Message, message_of, post_to_all};
+use crate::session::mailbox::{Address, Limits, MAILBOX_BYTES, Mailbox, Message, message_of, post_to_all};
 use crate::units::parse_size;
 
 pub(super) const ENTRY: Entry = Entry {
@@ -35,16 +35,9 @@ pub(super) const ENTRY: Entry = Entry {
     build,
 };
 
-/// Bytes that may wait for one client. As much as some thousand lines, and more than a peer on a slow network takes in the
-/// second in which it is behind. Guess.
-const MAILBOX_BYTES: usize = 1 << 20;
-
-/// Messages that may wait, for each kibibyte of the mailbox: a message costs memory beside its bytes.
-const MESSAGES_PER_KIB: usize = 64;
-
 fn build(parameters: &[(String, String)], bounds: &Bounds) -> Result<Arc<dyn Service>, BadParameter> {
     let mut framing = Framing::Length { least: 0, most: u32::try_from(bounds.max_frame_bytes).unwrap_or(u32::MAX) };
-    let mut limits = Limits { bytes: MAILBOX_BYTES, messages: 0, edge: true };
+    let (mut mailbox_bytes, mut edge) = (MAILBOX_BYTES, true);
     let (mut slow, mut sending, mut name) = (Slow::Evict, Sending::Vectored, None);
     for (key, value) in parameters {
         let bad = |expected: &str| Err(BadParameter { key: key.clone(), expected: expected.to_owned() });
@@ -55,7 +48,7 @@ fn build(parameters: &[(String, String)], bounds: &Bounds) -> Result<Arc<dyn Ser
             ("room", "") => return bad("the name of a room"),
             ("room", value) => name = Some(value.to_owned()),
             ("mailbox", value) => match parse_size(value) {
-                Ok(bytes @ 1..) => limits.bytes = bytes,
+                Ok(bytes @ 1..) => mailbox_bytes = bytes,
                 _ => return bad("a size from 1, as in 64KiB or 1MiB"),
             },
             ("slow", "evict") => slow = Slow::Evict,
@@ -64,13 +57,13 @@ fn build(parameters: &[(String, String)], bounds: &Bounds) -> Result<Arc<dyn Ser
             ("send", "vectored") => sending = Sending::Vectored,
             ("send", "mmsg") => sending = Sending::Each,
             ("send", _) => return bad("vectored or mmsg"),
-            ("posts", "edge") => limits.edge = true,
-            ("posts", "each") => limits.edge = false,
+            ("posts", "edge") => edge = true,
+            ("posts", "each") => edge = false,
             ("posts", _) => return bad("edge or each"),
             _ => unreachable!("the registry lets only these through"),
         }
     }
-    limits.messages = limits.bytes.div_ceil(1 << 10).saturating_mul(MESSAGES_PER_KIB);
+    let limits = Limits { edge, ..Limits::of(mailbox_bytes) };
     let room = match name {
         None => Arc::new(Room::new(framing)),
         Some(name) => Room::named(&name, framing).ok_or_else(|| BadParameter {

@@ -8,7 +8,8 @@
 //! What the rings owe and the backlog leave by one socket. Invariant *messages-whole*: between the first byte of a message
 //! from the mailbox and its last, and between the first byte of what the rings owe and the last, nothing else is sent. One of
 //! the two leads and is offered first, until all of it has left ([`Mail::choose_lead`]). Invariant *taken-before-the-fin*:
-//! a session that finishes, or ends in a drain, has emptied its mailbox before.
+//! a session that finishes has emptied its mailbox before, and one that ends in a drain has sent what was left there before
+//! the drain and by its own handler.
 //!
 //! Read next: `Session::send`, which offers both.
 
@@ -83,9 +84,9 @@ impl Mail {
         self.call_bytes -= bytes;
     }
 
-    /// Whether nothing waits to be sent, here or in the mailbox, and no call will bring more.
-    pub(super) fn has_said_all(&self) -> bool {
-        self.backlog.is_empty() && self.calls == 0 && !self.mailbox.has_news()
+    /// Whether nothing that was taken waits to be sent, and no call will bring more.
+    pub(super) fn owes_nothing(&self) -> bool {
+        self.backlog.is_empty() && self.calls == 0
     }
 
     /// Whoever leads goes on until all of it has left, so that no message is cut by other bytes, and a stream that sends
@@ -216,14 +217,14 @@ mod tests {
         call(&mut mail, 20);
         assert!(!mail.can_call());
         answer(&mut mail, 20);
-        assert!(!mail.can_call() && !mail.has_said_all(), "it was run, and has not left");
+        assert!(!mail.can_call() && !mail.owes_nothing(), "it was run, and has not left");
         assert_eq!(mail.sent(19), 0);
         assert!(!mail.can_call(), "all but its last byte");
         assert_eq!(mail.sent(3), 2, "two were of something else");
-        assert!(mail.can_call() && !mail.has_said_all());
+        assert!(mail.can_call() && !mail.owes_nothing());
         answer(&mut mail, 10);
         assert_eq!(mail.sent(10), 0);
-        assert!(mail.has_said_all());
+        assert!(mail.owes_nothing());
         assert_eq!((mail.calls, mail.call_bytes), (0, 0));
     }
 

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - *told-once-per-edge*: between two times that the session empties its mailbox, the engine is told once, by whoever
-//!   posted first.
+//!   posted first; not by the session's own handler, behind whose calls the turn looks again.
 //! - *no-lost-post*: a post is taken by the turn that was asked for after it, or by an earlier one. Both the post and the
 //!   flag that somebody was told change under one lock.
 //! - *bounded*: messages that were posted and have not left, in the mailbox or with the session, are at most as many, and
@@ -16,8 +16,10 @@
 //! `loom_models` below check the first two together with the state word. The chapter is `design/posting-less.md`. Read
 //! next: `mail.rs`, which takes what has come.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
+use std::ptr;
 use std::sync::Arc;
 
 use super::handler::Parallel;
@@ -59,6 +61,34 @@ pub struct Limits {
     pub messages: usize,
     /// Whether only the first post to an empty mailbox tells the engine; if not, every post does, for comparison.
     pub edge: bool,
+}
+
+/// Bytes that may wait for one session when nobody says how many. As much as some thousand lines, and more than a peer on a
+/// slow network takes in the second in which it is behind. Guess.
+pub const MAILBOX_BYTES: usize = 1 << 20;
+
+/// Messages that may wait, for each kibibyte of the mailbox: a message costs memory beside its bytes.
+const MESSAGES_PER_KIB: usize = 64;
+
+impl Limits {
+    /// For messages of so many bytes together, and their number in proportion.
+    pub fn of(bytes: usize) -> Limits {
+        Limits { bytes, messages: bytes.div_ceil(1 << 10).saturating_mul(MESSAGES_PER_KIB), edge: true }
+    }
+}
+
+thread_local! {
+    /// The mailbox of the session whose handler this thread calls; only ever compared.
+    static AT_HOME: Cell<*const Mailbox> = const { Cell::new(ptr::null()) };
+}
+
+/// While it is there, this thread calls the handler of that mailbox's session.
+pub(super) struct AtHome;
+
+impl Drop for AtHome {
+    fn drop(&mut self) {
+        AT_HOME.set(ptr::null());
+    }
 }
 
 /// What became of a post.
@@ -162,6 +192,14 @@ impl Mailbox {
         self.add_news(|news| news.evicted = true);
     }
 
+    /// Whether half of what may wait does. Whoever says no more to a session as long as this is so is not refused for what it
+    /// has said itself.
+    pub fn is_half_full(&self) -> bool {
+        let Limits { bytes, messages, .. } = self.limits;
+        let (held_bytes, held_messages) = (&self.held_bytes, &self.held_messages);
+        held_bytes.load(Ordering::Relaxed) > bytes / 2 || held_messages.load(Ordering::Relaxed) > messages / 2
+    }
+
     /// Leaves the reply to a call that takes up so many bytes ([`Call::bytes`](super::handler::Call::bytes)). True if the
     /// engine, which runs the calls, must see to it that the session has a turn.
     #[must_use]
@@ -190,6 +228,13 @@ impl Mailbox {
     /// Has the session take a turn.
     pub(crate) fn tell(&self) {
         self.rouse.rouse(self.key);
+    }
+
+    /// From now on the handler of the session is called, by this thread: what it leaves here itself is taken before the turn
+    /// ends, and the engine need not be told.
+    pub(super) fn at_home(&self) -> AtHome {
+        AT_HOME.set(self);
+        AtHome
     }
 
     /// Moves all that has come behind `backlog`; for the session's owner.
@@ -252,6 +297,9 @@ impl Mailbox {
     /// Whether the engine is to be told now.
     fn mark_told(&self, inner: &mut Inner) -> bool {
         self.has_news.store(true, Ordering::Relaxed);
+        if ptr::eq(AT_HOME.get(), self) {
+            return false;
+        }
         let was_told = std::mem::replace(&mut inner.is_told, true);
         let must_tell = !was_told || !self.limits.edge;
         inner.news.wakes += u64::from(must_tell);
@@ -306,175 +354,7 @@ impl fmt::Debug for Mailbox {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::sync::atomic::AtomicU64;
-
-    const LIMITS: Limits = Limits { bytes: 10, messages: 3, edge: true };
-
-    /// Counts how often it is told.
-    #[derive(Default)]
-    struct Counter(AtomicU64);
-
-    impl Rouse for Counter {
-        fn rouse(&self, key: u64) {
-            assert_eq!(key, 7);
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    impl Counter {
-        fn mailbox(limits: Limits) -> (Arc<Counter>, Address) {
-            let counter = Arc::new(Counter::default());
-            let address = Mailbox::new(limits, Arc::clone(&counter) as Arc<dyn Rouse>, 7);
-            (counter, address)
-        }
-
-        fn told(&self) -> u64 {
-            self.0.load(Ordering::Relaxed)
-        }
-    }
-
-    fn message(text: &str) -> Message {
-        Message::from(text.as_bytes())
-    }
-
-    /// So many bytes have left; how many of them were not of the backlog.
-    fn sent(backlog: &mut Backlog, mut count: usize, mailbox: &Mailbox) -> usize {
-        while let Some(letter) = backlog.poll_sent(&mut count) {
-            mailbox.note_sent(&letter.message);
-        }
-        count
-    }
-
-    fn texts(backlog: &Backlog) -> Vec<String> {
-        backlog.slices().map(|slice| String::from_utf8_lossy(slice).into_owned()).collect()
-    }
-
-    #[test]
-    fn only_the_first_post_to_an_empty_mailbox_tells_the_engine() {
-        let (counter, mailbox) = Counter::mailbox(LIMITS);
-        let mut backlog = Backlog::default();
-        for round in 1..=3 {
-            assert_eq!(mailbox.post(message("a")), Posted::Taken);
-            mailbox.note();
-            assert!(!mailbox.reply(message("b"), 1), "told already");
-            assert_eq!(counter.told(), round);
-            let news = mailbox.take(&mut backlog);
-            assert_eq!((news.posts, news.wakes, news.noted), (1, 1, true));
-            assert_eq!(texts(&backlog), ["a", "b"]);
-            assert_eq!(sent(&mut backlog, 2, &mailbox), 0);
-        }
-        assert_eq!(mailbox.take(&mut backlog), News::default());
-    }
-
-    #[test]
-    fn with_the_rule_off_every_post_tells_the_engine() {
-        let (counter, mailbox) = Counter::mailbox(Limits { edge: false, ..LIMITS });
-        for told in 1..=3 {
-            assert_eq!(mailbox.post(message("a")), Posted::Taken);
-            assert_eq!(counter.told(), told);
-        }
-        assert_eq!(mailbox.take(&mut Backlog::default()).wakes, 3);
-    }
-
-    #[test]
-    fn what_has_not_left_counts_against_the_limits_wherever_it_is() {
-        let (_, mailbox) = Counter::mailbox(LIMITS);
-        let mut backlog = Backlog::default();
-        assert_eq!(mailbox.post(message("12345678")), Posted::Taken);
-        assert_eq!(mailbox.post(message("9ab")), Posted::Full, "eleven bytes");
-        let _ = mailbox.take(&mut backlog);
-        assert_eq!(mailbox.post(message("9ab")), Posted::Full, "it is with the session");
-        assert_eq!(sent(&mut backlog, 7, &mailbox), 0);
-        assert_eq!(mailbox.post(message("9ab")), Posted::Full, "part of it still is");
-        assert_eq!(texts(&backlog), ["8"]);
-        assert_eq!(sent(&mut backlog, 3, &mailbox), 2, "two of them are not of the backlog");
-        for _ in 0..3 {
-            assert_eq!(mailbox.post(message("9")), Posted::Taken);
-        }
-        assert_eq!(mailbox.post(message("")), Posted::Full, "four messages");
-        assert!(!mailbox.reply(message("replies are bounded by the calls"), 1));
-        assert_eq!(mailbox.take(&mut backlog).refused, 3, "since the last look");
-    }
-
-    #[test]
-    fn a_closed_mailbox_takes_replies_and_an_ended_one_nothing() {
-        let (counter, mailbox) = Counter::mailbox(LIMITS);
-        mailbox.close();
-        assert_eq!(mailbox.post(message("a")), Posted::Gone);
-        mailbox.note();
-        mailbox.evict();
-        assert_eq!(counter.told(), 0);
-        assert!(mailbox.reply(message("b"), 1) && !mailbox.is_over());
-        mailbox.end();
-        assert!(mailbox.is_over());
-        assert_eq!(mailbox.post(message("a")), Posted::Gone);
-    }
-
-    /// Does the parts in turn, the last first, and counts them.
-    struct Backwards(AtomicUsize);
-
-    impl Parallel for Backwards {
-        fn width(&self) -> usize {
-            2
-        }
-
-        fn for_each_part(&self, parts: usize, body: &(dyn Fn(usize) + Sync)) {
-            self.0.fetch_add(parts, Ordering::Relaxed);
-            (0..parts).rev().for_each(body);
-        }
-    }
-
-    #[test]
-    fn all_but_one_get_each_message_in_parts_only_if_there_are_many() {
-        for (count, expected_parts) in [(3, 0), (2 * PART - 1, 0), (2 * PART, 2), (2 * PART + 1, 3)] {
-            let mailboxes: Vec<Address> = (0..count).map(|_| Counter::mailbox(LIMITS).1).collect();
-            let parallel = Backwards(AtomicUsize::new(0));
-            let full = AtomicUsize::new(0);
-            for text in ["1234", "5678", "9"] {
-                let handle_full = |_: &Address| {
-                    full.fetch_add(1, Ordering::Relaxed);
-                };
-                post_to_all(&mailboxes, Some(&mailboxes[1]), &message(text), Some(&parallel), &handle_full);
-            }
-            post_to_all(&mailboxes, None, &message("0"), Some(&parallel), &|_| {
-                full.fetch_add(1, Ordering::Relaxed);
-            });
-            assert_eq!(parallel.0.into_inner(), 4 * expected_parts, "of {count}");
-            assert_eq!(full.into_inner(), count - 1, "the fourth is one too many for who has three");
-            for (number, mailbox) in mailboxes.iter().enumerate() {
-                let mut backlog = Backlog::default();
-                let _ = mailbox.take(&mut backlog);
-                let expected: &[&str] = if number == 1 { &["0"] } else { &["1234", "5678", "9"] };
-                assert_eq!(texts(&backlog), expected);
-            }
-        }
-    }
-
-    #[test]
-    fn one_buffer_goes_to_many_and_is_freed_once_by_the_last() {
-        let one = message("for all");
-        let freed = Arc::downgrade(&one);
-        let mailboxes: Vec<Address> = (0..5).map(|_| Counter::mailbox(LIMITS).1).collect();
-        for mailbox in &mailboxes {
-            assert_eq!(mailbox.post(Message::clone(&one)), Posted::Taken);
-        }
-        drop(one);
-        for (left, mailbox) in (0..5).rev().zip(&mailboxes) {
-            let mut backlog = Backlog::default();
-            let _ = mailbox.take(&mut backlog);
-            assert_eq!(freed.strong_count(), left + 1);
-            match left % 2 {
-                0 => assert_eq!(sent(&mut backlog, 7, mailbox), 0),
-                // Or it ends with its session.
-                _ => drop(backlog),
-            }
-            assert_eq!(freed.strong_count(), left);
-        }
-        assert!(freed.upgrade().is_none());
-    }
-}
+mod tests;
 
 /// Posters and an owner around one session's word and mailbox: every post is taken, and none is taken by nobody.
 #[cfg(all(test, loom))]

@@ -36,9 +36,10 @@ pub mod handler;
 mod mail;
 pub mod mailbox;
 pub mod state;
+mod stream;
 pub mod table;
 
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::io::{self, ErrorKind};
 
 use buffer::{Gather, Inbound, Leases, Outbound, RING_SLICES, with_io_slices};
 use handler::{Chunks, Closed, Handler, Mailing, Means, Next, Reply, Sending, Tally};
@@ -46,35 +47,13 @@ use mail::{Backlog, Mail};
 use mailbox::Address;
 use state::Reasons;
 
+pub use stream::Stream;
+
 /// Slices of the longest write: as many as `writev` takes.
 const MOST_SLICES: usize = 1024;
 
 /// Slices of a write of a few messages, which is the common one.
 const FEW_SLICES: usize = 16;
-
-/// What a session reads from and writes to. Neither call may block; `Interrupted` is not passed on.
-pub trait Stream {
-    /// Reads into the slices in order. `Ok(0)` is the peer's FIN, `WouldBlock` that nothing has come.
-    fn read(&mut self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
-
-    /// Writes from the slices in order. A short count means that the next call would block.
-    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
-
-    /// Writes each slice as a message of its own, in order, as far as the stream takes them: how many bytes it took in
-    /// all, as [`write`](Stream::write) says it.
-    fn write_each(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.write(slices)
-    }
-
-    /// Sends the FIN: nothing more will be written.
-    fn finish(&mut self) -> io::Result<()>;
-
-    /// Whether all that was written is on its way: `WouldBlock` from a stream that keeps some of it for a while, and
-    /// reports by being writable that it has gone. Asked before the FIN and before the end.
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +114,8 @@ pub struct Session {
     wants_more: bool,
     /// The handler answered `More` to the peer's FIN: something other than input will end this session.
     end_answered: bool,
+    /// The handler may have posted to its own session since the turn last looked into the mailbox.
+    looks_again: bool,
     draining: bool,
     /// The handler answered `Gather`: it is shown input again when there is so much, which lies in a buffer of its own if a
     /// ring is too small. 0 otherwise.
@@ -160,6 +141,7 @@ impl Session {
             room_in_vain: false,
             wants_more: false,
             end_answered: false,
+            looks_again: false,
             draining: false,
             gather_bytes: 0,
             mail,
@@ -208,14 +190,14 @@ impl Session {
             return TurnEnd::Closed(closed);
         }
         let mut left_bytes = means.budget_bytes;
-        let mut looked_again = false;
+        self.looks_again = true;
         let end = loop {
             let advanced = match self.advance(stream, means, &mut left_bytes) {
                 // The common turn is one round; a second would only find that there is nothing more to do.
                 Ok(true) if !self.is_settled() => Ok(()),
-                // What the handler has left for its own session goes out in the same turn. Once: others, who may post without
-                // end, make it no longer than that.
-                Ok(_) if self.has_news() && !std::mem::replace(&mut looked_again, true) => self.collect(means.tally),
+                // What the handler has left for its own session goes out in the same turn. Others, who may post without end,
+                // make it no longer.
+                Ok(_) if std::mem::take(&mut self.looks_again) && self.has_news() => self.collect(means.tally),
                 Ok(_) => break self.transition_end(stream, left_bytes, means.leases),
                 Err(closed) => Err(closed),
             };
@@ -367,6 +349,7 @@ impl Session {
         let calls_before = means.calls.len();
         let is_through = self.inbound.is_all_unread();
         let mut reply = Reply::new(&mut self.outbound, means, room, is_through);
+        let at_home = self.mail.as_ref().map(|mail| mail.mailbox.at_home());
         let next = match question {
             Question::Open => self.handler.handle_open(&mut reply),
             Question::Note => self.handler.handle_note(&mut reply),
@@ -374,9 +357,11 @@ impl Session {
             Question::End => self.handler.handle_end(shown, &mut reply),
             _ => self.handler.handle_input(shown, &mut reply),
         };
+        drop(at_home);
         let said = room - reply.room();
         let called = &means.calls[calls_before..];
         assert!(called.is_empty() || self.mail.is_some(), "who makes calls has asked for a mailbox");
+        self.looks_again = true;
         if let Some(mail) = &mut self.mail {
             mail.note_calls(called);
             mail.noted &= question != Question::Note;
@@ -544,15 +529,16 @@ impl Session {
             // session must not wait for others to do so: all of them could be waiting like this.
             return if self.may_write { TurnEnd::Starved } else { TurnEnd::Idle };
         }
-        if self.draining && !self.may_read && self.has_said_all() {
-            let said_all = self.stage == Stage::Lingering;
-            return match self.is_flushed(stream) {
-                Ok(true) => TurnEnd::Closed(if said_all { Closed::Finished } else { Closed::Drained }),
-                Ok(false) => TurnEnd::Idle,
-                Err(closed) => TurnEnd::Closed(closed),
-            };
+        // What others have left since this turn looked does not put a drain off: they might go on for ever.
+        if !self.draining || self.may_read || !self.owes_nothing() {
+            return TurnEnd::Idle;
         }
-        TurnEnd::Idle
+        match self.is_flushed(stream) {
+            Ok(true) if self.stage == Stage::Lingering => TurnEnd::Closed(Closed::Finished),
+            Ok(true) => TurnEnd::Closed(Closed::Drained),
+            Ok(false) => TurnEnd::Idle,
+            Err(closed) => TurnEnd::Closed(closed),
+        }
     }
 
     /// Whether nothing that was written is kept back; if it is, the session waits as for a stream that takes nothing.
@@ -580,8 +566,13 @@ impl Session {
     }
 
     /// Whether nothing is owed, and no call will bring more.
+    fn owes_nothing(&self) -> bool {
+        self.rings_owe() == 0 && self.mail.as_ref().is_none_or(|mail| mail.owes_nothing())
+    }
+
+    /// The same, and nobody has left anything either.
     fn has_said_all(&self) -> bool {
-        self.rings_owe() == 0 && self.mail.as_ref().is_none_or(|mail| mail.has_said_all())
+        self.owes_nothing() && !self.has_news()
     }
 
     fn calls(&self) -> u32 {

@@ -176,3 +176,9 @@ impl Client {
         }
     }
 }
+
+impl Read for Client {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.0.read(bytes)
+    }
+}
