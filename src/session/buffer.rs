@@ -16,6 +16,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::Arc;
 
 use ringbuf::traits::{Observer, Raw};
@@ -460,12 +461,20 @@ impl Inbound {
 
     /// Adds the forwarded bytes to `slices`.
     pub(super) fn gather<'a, const MOST: usize>(&'a self, slices: &mut Gather<'a, MOST>) {
-        if let Some(store) = &self.store {
-            let (first, second) = store.filled();
-            let from_first = first.len().min(self.forwarded);
-            slices.push(&first[..from_first]);
-            slices.push(&second[..self.forwarded - from_first]);
-        }
+        self.gather_range(0..self.forwarded, slices);
+    }
+
+    /// Adds the held bytes, for behind the outbound ones.
+    pub(super) fn gather_held<'a, const MOST: usize>(&'a self, slices: &mut Gather<'a, MOST>) {
+        self.gather_range(self.forwarded..self.forwarded + self.held, slices);
+    }
+
+    fn gather_range<'a, const MOST: usize>(&'a self, range: Range<usize>, slices: &mut Gather<'a, MOST>) {
+        let Some(store) = self.store.as_ref().filter(|_| !range.is_empty()) else { return };
+        let (first, second) = store.filled();
+        let (first, second) = Chunks::new(first, second).range(range).slices();
+        slices.push(first);
+        slices.push(second);
     }
 
     /// Gives the ring back if it is empty; not a buffer that is still to be filled.
@@ -548,8 +557,8 @@ impl Outbound {
     }
 }
 
-/// Slices that the rings of a session can come to: two of forwarded input and two of outbound bytes.
-pub(super) const RING_SLICES: usize = 4;
+/// Slices that the rings of a session can come to: two of forwarded input, two of outbound bytes, two of held input.
+pub(super) const RING_SLICES: usize = 6;
 
 /// The slices of one write, empty ones left out; at most `MOST`, what is more waits for the next write.
 pub(super) struct Gather<'a, const MOST: usize> {

@@ -461,13 +461,13 @@ impl Session {
         let sending = self.mail.as_ref().map_or(Sending::Vectored, |mail| mail.sending);
         let (leading, following) = match &self.mail {
             Some(mail) if mail.leads => (Some(&mail.backlog), None),
-            // Held bytes go with what the outbound ring owes, and only after it.
-            Some(mail) if !self.inbound.has_held() => (None, Some(&mail.backlog)),
-            _ => (None, None),
+            Some(mail) => (None, Some(&mail.backlog)),
+            None => (None, None),
         };
         leading.into_iter().flat_map(Backlog::slices).for_each(|slice| gather.push(slice));
         self.inbound.gather(&mut gather);
         self.outbound.gather(&mut gather);
+        self.inbound.gather_held(&mut gather);
         following.into_iter().flat_map(Backlog::slices).for_each(|slice| gather.push(slice));
         let owed = gather.len();
         let result = match sending {
@@ -486,9 +486,6 @@ impl Session {
         tally.written_bytes += count as u64;
         self.transition_sent(count);
         self.room_in_vain &= count == 0;
-        if self.outbound.len() == 0 {
-            self.inbound.release_held();
-        }
         Ok(count > 0)
     }
 
@@ -505,8 +502,12 @@ impl Session {
         let count = if mail_leads { self.mail_sent(count) } else { count };
         let forwarded = self.inbound.sent(count);
         let said = self.outbound.sent(count - forwarded);
+        if self.outbound.len() == 0 {
+            self.inbound.release_held();
+        }
+        let held = self.inbound.sent(count - forwarded - said);
         if !mail_leads {
-            let left = self.mail_sent(count - forwarded - said);
+            let left = self.mail_sent(count - forwarded - said - held);
             debug_assert_eq!(left, 0, "no more leaves than was offered");
         }
         self.choose_lead();
