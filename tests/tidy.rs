@@ -33,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "error",
             "session::audience",
             "session::datagram",
+            "clock::monotonic_ns",
             "clock::wall_time",
             "session::framing",
             "session::handler",

@@ -124,6 +124,32 @@ conversations! {
         }
         (2, 2)
     };
+    work_is_a_frame_a_datagram: "work" "127.0.0.1:0", |server| {
+        let asker = Asker::of(server);
+        for (kind, payload) in [(0_u8, 0_usize), (1, 10), (2, 1_000), (0, 30_000)] {
+            let payload = text(payload, usize::from(kind));
+            // Ten microseconds, with stamps, which a datagram has no room for.
+            let head = [&7_u64.to_be_bytes()[..], &10_000_u64.to_be_bytes(), &[kind, 0, 0, 1]].concat();
+            let request = [&((20 + payload.len()) as u32).to_be_bytes()[..], &head, &payload].concat();
+            let answer = asker.ask(&request);
+            assert_eq!(answer[..4], ((28 + payload.len()) as u32).to_be_bytes());
+            assert_eq!(answer[4..12], 7_u64.to_be_bytes());
+            assert_eq!((&answer[12..20], &answer[28..30]), (&[0xFF; 8][..], &[0xFF; 2][..]), "nobody knows");
+            assert!(u64::from_be_bytes(answer[20..28].try_into().expect("eight bytes")) >= 9_000, "service time");
+            assert!(answer[30..32] == [0, 0] && answer[32..] == payload);
+        }
+        // None of these is answered: half a frame, two frames, an unknown kind, a demand above the most.
+        let frame = |kind: u8, demand_ns: u64| {
+            let head = [&20_u32.to_be_bytes()[..], &1_u64.to_be_bytes(), &demand_ns.to_be_bytes()].concat();
+            [&head[..], &[kind, 0, 0, 0]].concat()
+        };
+        asker.send(&frame(0, 0)[..20]);
+        asker.send(&frame(0, 0).repeat(2));
+        asker.send(&frame(3, 0));
+        asker.send(&frame(0, u64::MAX));
+        assert_eq!(asker.ask(&frame(0, 0)).len(), 32);
+        (9, 5)
+    };
     time_is_a_number_of_four_bytes: "time" "127.0.0.1:0", |server| {
         let asker = Asker::of(server);
         for request in [&b""[..], b"x"] {

@@ -35,7 +35,7 @@ use crate::net::poller::Ready;
 use crate::net::socket::Socket;
 use crate::session::TurnEnd;
 use crate::session::buffer::Budget;
-use crate::session::handler::Closed;
+use crate::session::handler::{Closed, Pace};
 use crate::session::mailbox::Rouse;
 use crate::session::state::{Reasons, Released, Scheduled};
 use crate::session::table::{Claim, Key, Slot, Table};
@@ -180,8 +180,11 @@ impl Reactor {
                 self.turn(&mut Readiness(self), turns, key, request.seen_ns(), put);
                 self.put_calls(turns, put);
             }
-            Work::Datagrams(number) => self.answer(turns, number, request.seen_ns(), put),
-            Work::Call(_) => put(request),
+            // What is no call over a stream takes as long within the turn of an endpoint.
+            Work::Datagrams(number) if self.desk().endpoints[number].service().pace() == Pace::Brief => {
+                self.answer(turns, number, request.seen_ns(), put);
+            }
+            Work::Datagrams(_) | Work::Call(_) => put(request),
         }
     }
 

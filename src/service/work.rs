@@ -21,6 +21,8 @@ use std::time::Duration;
 
 use self::frame::{Answer, LONGEST_REPLY_HEAD, REQUEST_HEAD, Request};
 use super::{BadParameter, Bounds, Entry};
+use crate::clock::monotonic_ns;
+use crate::session::datagram::{Bound, DatagramReply, Datagrams};
 use crate::session::framing::{Found, Framer, Framing};
 use crate::session::handler::{Call, Chunks, Handler, Lane, Mailing, Moment, Next, Pace, Reply, Sending, Service};
 use crate::session::mailbox::{Address, Limits, Message, message_of};
@@ -29,8 +31,8 @@ use crate::spend::{self, Kind, spend};
 pub(super) const ENTRY: Entry = Entry {
     name: "work",
     about: "framed requests that name their own service time, to be spent by spin, sleep or hash",
-    schemes: &["tcp"],
-    default_listeners: &[("tcp", 7020)],
+    schemes: &["tcp", "udp"],
+    default_listeners: &[("tcp", 7020), ("udp", 7020)],
     parameters: &[("calls", "N"), ("shed", "off|N"), ("send", "vectored|mmsg")],
     spared_by_idle_timeout: false,
     build,
@@ -126,6 +128,10 @@ impl Service for Work {
         spend::calibrate();
         Ok(())
     }
+
+    fn datagrams(&self) -> Option<&dyn Datagrams> {
+        Some(&*self.terms)
+    }
 }
 
 /// What all clients of a listener may ask for.
@@ -133,6 +139,35 @@ struct Terms {
     framing: Framing,
     max_demand: Duration,
     shed: Option<Shed>,
+}
+
+/// A frame a datagram. Whoever has the endpoint serves one after the other; how long a request waited before, nobody knows. Its
+/// answer has no stamps, wanted or not: it may be longer than the request by no more than its header is.
+impl Datagrams for Terms {
+    fn bound(&self) -> Bound {
+        Bound::Grown
+    }
+
+    fn answer(&self, request: &[u8], reply: &mut DatagramReply<'_>) {
+        let frame = Chunks::new(request, &[]);
+        let Found::Frame { bytes, .. } = Framer::new(self.framing).find(frame) else { return };
+        // One that is followed by something is not a frame a datagram.
+        if bytes != request.len() {
+            return;
+        }
+        let Ok(request_head) = Request::parse(frame, self.max_demand) else { return };
+        let request_head = Request { wants_stamps: false, ..request_head };
+        let taken_ns = monotonic_ns();
+        spend(request_head.kind, request_head.demand_ns, &|| true);
+        let done_ns = Some(monotonic_ns());
+        let answer = Answer { request: request_head, worker: None, ready_ns: None, taken_ns, done_ns };
+        let payload = &request[REQUEST_HEAD..];
+        let mut head = [0; LONGEST_REPLY_HEAD];
+        let head = &mut head[..answer.head()];
+        answer.write(payload.len(), head);
+        reply.put(head);
+        reply.put(payload);
+    }
 }
 
 /// Calls of a listener that wait, and how many of them are enough. Each process of an engine that has some counts its own.
