@@ -50,7 +50,7 @@ const INLINE_EACH_NS: u64 = 100;
 
 /// A payload of at most so many bytes is copied behind its header. Forwarded from where it lies it would cost no copy, and a
 /// write of its own: nothing that is said later may overtake it.
-const COPIED_BYTES: usize = 4 << 10;
+const COPIED_BYTES: usize = 8 << 10;
 
 /// Calls of one session that may be in flight unless `calls=N` says otherwise: enough to keep every worker of a large machine
 /// busy, and few enough that nobody waits behind one session for long. Guess.
@@ -370,3 +370,6 @@ impl Call for Served {
         message
     }
 }
+
+#[cfg(test)]
+mod tests;

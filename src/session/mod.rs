@@ -31,6 +31,7 @@ pub mod audience;
 pub mod buffer;
 pub mod datagram;
 pub mod framing;
+mod gather;
 pub mod guard;
 pub mod handler;
 mod mail;
@@ -41,7 +42,8 @@ pub mod table;
 
 use std::io::{self, ErrorKind};
 
-use buffer::{Gather, Inbound, Leases, Outbound, RING_SLICES, with_io_slices};
+use buffer::{Inbound, Leases, Outbound};
+use gather::{Gather, RING_SLICES, with_io_slices};
 use handler::{Chunks, Closed, Handler, Mailing, Means, Next, Reply, Sending, Tally};
 use mail::{Backlog, Mail};
 use mailbox::Address;

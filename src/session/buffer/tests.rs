@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::super::gather::{RING_SLICES, with_io_slices};
 use super::*;
 
 const RING: usize = 8;
