@@ -80,7 +80,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
 #[test]
 fn imports_follow_the_arrows() {
     let mut wrong = Vec::new();
-    for file in sources() {
+    // What a test stands in for, it may import.
+    for file in sources().into_iter().filter(|file| !file.path.ends_with("tests.rs")) {
         let module = module_of(&file.path);
         let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == module) else {
             wrong.push(format!("{}: say in tests/tidy.rs what the module {module} may import", file.shown()));
