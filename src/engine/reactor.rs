@@ -215,7 +215,9 @@ impl Reactor {
             && let Some(key) = Key::from_u64(key)
             && self.table.schedule(key, Reasons::POSTED) == Scheduled::Enqueue
         {
-            self.turn(wiring, turns, key, None, put);
+            // What waited for the call to come back may be let in by this turn: it is seen now.
+            let seen_ns = Request::turn(key, self.common.stage_ns()).seen_ns();
+            self.turn(wiring, turns, key, seen_ns, put);
             self.put_calls(turns, put);
         }
     }
