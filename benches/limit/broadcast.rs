@@ -98,12 +98,12 @@ pub(crate) fn run(arguments: &Broadcast) -> io::Result<()> {
     let recipients = rows::plan(&flags).connections as f64 - 1.0;
     let names = names(arguments);
     let commands = commands(arguments)?;
-    let commands: Vec<&[OsString]> = commands.iter().map(Vec::as_slice).collect();
+    let subjects: Vec<_> = commands.iter().map(|command| load::Subject { command, flags: &flags }).collect();
     println!("chat, {}; server on CPU {server}, load on CPU {load}", load::show(&rows::plan(&flags)));
     let mut rounds: Vec<Vec<Report>> = Vec::new();
     for round in 1..=*arguments.turns.rounds.end() {
         let mut random = arguments.turns.random(round);
-        let (reports, _) = load::round(&commands, &flags, cpus, &arguments.turns, &mut random)?;
+        let (reports, _) = load::round(&subjects, cpus, &arguments.turns, &mut random)?;
         rounds.push(reports);
         let is_resolved = |variant| ratio(&rounds, variant).is_some_and(|ratio| ratio.is_within(RESOLVED));
         if round >= *arguments.turns.rounds.start() && (1..names.len()).all(is_resolved) {

@@ -193,8 +193,9 @@ impl<'a> Comparison<'a> {
 
     /// All servers at once, loaded in turns.
     fn round_loaded(&mut self, flags: &str, random: &mut Random) -> io::Result<Vec<Sample>> {
-        let commands: Vec<&[OsString]> = self.variants.iter().map(|variant| &variant.command[..]).collect();
-        let (reports, disturbance) = load::round(&commands, flags, self.cpus, &self.plan.turns, random)?;
+        let subjects: Vec<_> =
+            self.variants.iter().map(|variant| load::Subject { command: &variant.command, flags }).collect();
+        let (reports, disturbance) = load::round(&subjects, self.cpus, &self.plan.turns, random)?;
         self.others.push(disturbance.other_programs_cpus);
         Ok((reports.into_iter())
             .map(|report| {

@@ -73,7 +73,8 @@ impl Rounds {
             let mut random = turns.random(round);
             let mut part = |server, load| {
                 let cpus = Cpus { server: Some(server), load: Some(load) };
-                let (mut reports, disturbance) = load::round(&[&command], flags, cpus, turns, &mut random)?;
+                let subject = load::Subject { command: &command, flags };
+                let (mut reports, disturbance) = load::round(&[subject], cpus, turns, &mut random)?;
                 rounds.others.push(disturbance.other_programs_cpus);
                 io::Result::Ok(reports.remove(0))
             };

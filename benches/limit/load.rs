@@ -127,23 +127,29 @@ pub(crate) struct GeneratorShare {
     pub(crate) late_ns_max: u64,
 }
 
-/// Starts a server of each command, loads them in turns, and stops them. What was found of each, and what disturbed it.
+/// A server, and the load for it as [`plan`] reads it.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub(crate) command: &'a [OsString],
+    pub(crate) flags: &'a str,
+}
+
+/// Starts the servers, loads them in turns, and stops them. What was found of each, and what disturbed it.
 pub(crate) fn round(
-    commands: &[&[OsString]],
-    flags: &str,
+    subjects: &[Subject<'_>],
     cpus: Cpus,
     turns: &Turns,
     random: &mut Random,
 ) -> io::Result<(Vec<Report>, Disturbance)> {
     let mut servers = Vec::new();
-    for index in shuffled(commands.len(), random) {
-        servers.push((index, Server::start(commands[index], cpus.server)?));
+    for index in shuffled(subjects.len(), random) {
+        servers.push((index, Server::start(subjects[index].command, cpus.server)?));
     }
     let mut servers = in_order(servers);
     let others = Others::begin(&servers)?;
     // A thread of its own, so that only the load is pinned; this one starts the servers.
     let loaded = thread::scope(|scope| {
-        let loading = scope.spawn(|| in_turns(flags, &servers, cpus.load, turns, random));
+        let loading = scope.spawn(|| in_turns(subjects, &servers, cpus.load, turns, random));
         loading.join().unwrap_or_else(|panic| resume_unwind(panic))
     });
     let reports = loaded.map_err(|(server, error)| servers[server].failure(&error.to_string()))?;
@@ -156,7 +162,7 @@ pub(crate) fn round(
 
 /// An error says which server the load failed on.
 fn in_turns(
-    flags: &str,
+    subjects: &[Subject<'_>],
     servers: &[Server],
     cpu: Option<usize>,
     turns: &Turns,
@@ -165,8 +171,8 @@ fn in_turns(
     let of = |server: usize| move |error: io::Error| (server, error);
     process::pin(cpu).map_err(of(0))?;
     let mut loads = Vec::new();
-    for (index, server) in servers.iter().enumerate() {
-        loads.push(Load::connect(flags, server).map_err(of(index))?);
+    for (index, (subject, server)) in subjects.iter().zip(servers).enumerate() {
+        loads.push(Load::connect(subject.flags, server).map_err(of(index))?);
     }
     for (index, load) in loads.iter_mut().enumerate() {
         load.run(turns.warmup, Duration::ZERO, 0).map_err(of(index))?;

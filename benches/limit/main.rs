@@ -8,7 +8,8 @@
 //! Reading order: [`bare`] is the loop, [`ring`] the one by completion, [`load`] the load in turns, [`idle`] the load that does nothing, [`rows`] the
 //! goals, [`statistics`] the interval, [`process`] how servers are started and stopped, [`machine`] what else runs,
 //! [`compare`] the rounds, [`report`] the table, [`engines`] every engine under the same loads, [`broadcast`] the same for one
-//! message to many, [`generator`] the comparison of the load itself, [`timer`] how late it sends.
+//! message to many, [`generator`] the comparison of the load itself, [`timer`] how late it sends,
+//! [`work`] what a framed request costs beside an echo.
 
 mod bare;
 mod broadcast;
@@ -24,6 +25,7 @@ mod ring;
 mod rows;
 mod statistics;
 mod timer;
+mod work;
 
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
@@ -59,6 +61,8 @@ enum Command {
     Generator(Generator),
     /// Compare chat with a bare loop that writes each message to everybody
     Broadcast(Broadcast),
+    /// Compare work that takes no time with echo, on the daemon itself
+    Work(Work),
     /// Measure how late the load generator takes up what is due
     Timer(Generator),
     /// Become PROGRAM on a given CPU, and die with the parent
@@ -131,6 +135,24 @@ struct Broadcast {
     variant: Vec<(String, String)>,
     /// Flags of the load, behind `chat`
     #[arg(long, default_value = broadcast::LOAD, allow_hyphen_values = true)]
+    load: String,
+    #[command(flatten)]
+    turns: Turns,
+    /// Write every run and every ratio to FILE
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Work {
+    /// The daemon to measure
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_maitred"), value_name = "PATH")]
+    maitred: PathBuf,
+    /// Arguments for `maitred serve`, split at spaces, the same for echo and work
+    #[arg(long, default_value = "--workers 1", allow_hyphen_values = true, value_name = "ARGS")]
+    maitred_args: String,
+    /// Flags of the load, the same for echo and work
+    #[arg(long, default_value = "--connections 64 --size 64", allow_hyphen_values = true)]
     load: String,
     #[command(flatten)]
     turns: Turns,
@@ -253,6 +275,7 @@ fn run(command: Command) -> io::Result<()> {
         Command::Engines(engines) => engines::run(&engines),
         Command::Broadcast(broadcast) => broadcast::run(&broadcast),
         Command::Generator(generator) => generator::run(&generator.turns, generator.json.as_deref()),
+        Command::Work(work) => work::run(&work),
         Command::Timer(timer) => timer::run(&timer.turns, timer.json.as_deref()),
         Command::Launch(launch) => Err(process::become_program(launch.parent, launch.cpu, &launch.command)),
     }

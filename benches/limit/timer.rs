@@ -33,7 +33,8 @@ pub(crate) fn run(turns: &Turns, json: Option<&Path>) -> io::Result<()> {
         let mut found = Vec::new();
         for rate in shuffled(RATES_PER_S.len(), &mut random) {
             let nobody = Cpus { server: None, load: None };
-            let (mut reports, disturbance) = load::round(&[&command], &flags[rate], nobody, turns, &mut random)?;
+            let subject = load::Subject { command: &command, flags: &flags[rate] };
+            let (mut reports, disturbance) = load::round(&[subject], nobody, turns, &mut random)?;
             found.push((rate, Run { report: reports.remove(0), disturbance }));
         }
         for (runs, run) in of_rates.iter_mut().zip(in_order(found)) {
