@@ -38,18 +38,20 @@ pub(super) const ENTRY: Entry = Entry {
     build,
 };
 
-/// A spin of at most so long is served within its turn: a call costs about as much processor time by itself.
+/// A spin of at most so long is served within its turn. As a call it would cost 0.6 us of processor time more where one
+/// thread does everything and up to 2.5 us where it is handed on, to spare those behind it no more than this.
 const INLINE_NS: u64 = 5_000;
 
 /// Spins that one turn serves take at most so long together. It keeps a turn as brief as others are that a poller may run;
 /// requests behind that are worth a call each, since another thread can begin with them meanwhile.
 const INLINE_TURN_NS: u64 = 25_000;
 
-/// What a request costs its turn beside its spin.
-const INLINE_EACH_NS: u64 = 100;
+/// What a request costs its turn beside its spin; a fifth of a microsecond with all that it has to do with its session.
+const INLINE_EACH_NS: u64 = 200;
 
-/// A payload of at most so many bytes is copied behind its header. Forwarded from where it lies it would cost no copy, and a
-/// write of its own: nothing that is said later may overtake it.
+/// A payload of at most so many bytes is copied behind its header. Forwarded from where it lies it costs no copy, and nothing
+/// that is said later may overtake it, so that it ends the write that it is in. Alone in its turn it is as cheap either way;
+/// with eight requests in flight on each connection a copy is cheaper, by 2.3 us to 0.8 at 4 KiB and 2.9 to 1.7 at 8 KiB.
 const COPIED_BYTES: usize = 8 << 10;
 
 /// Calls of one session that may be in flight unless `calls=N` says otherwise: enough to keep every worker of a large machine
