@@ -186,8 +186,8 @@ fn requests_whose_client_has_left_wait_no_longer() {
             worker.ask_all([(AS_A_CALL, 5), (AS_A_CALL, 5)]);
             worker.hear_all().iter().all(|reply| !reply.is_shed)
         };
-        wait_until("there are places", &mut finds_places);
-        assert!((0..10).all(|_| finds_places()), "none of its places was lost");
+        // Who has left may be read only now: its calls take places once more. One that was lost would be missed for ever.
+        wait_until("none of its places is lost", || (0..10).all(|_| finds_places()));
         worker.finish();
         daemon.drain();
     });
