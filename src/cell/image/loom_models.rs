@@ -178,26 +178,6 @@ fn without_the_second_look_a_text_is_torn() {
     });
 }
 
-/// A writer that says only afterwards that the slot was not to be used.
-#[test]
-#[should_panic(expected = "torn")]
-fn with_the_text_before_the_invalidation_a_text_is_torn() {
-    model(|| {
-        let shared = Shared::new();
-        let writer = spawn(&shared, |shared| {
-            for version in 1..=2 {
-                let slot = shared.image.slot(version);
-                slot.fill(&text(version));
-                slot.invalidate();
-                slot.seal(version);
-                shared.image.publish().unwrap();
-            }
-        });
-        shared.read();
-        writer.join().unwrap();
-    });
-}
-
 /// The stores of `invalidate`, without the fence between it and `fill`.
 #[test]
 #[should_panic(expected = "torn")]
@@ -215,20 +195,6 @@ fn without_the_fence_behind_the_invalidation_a_text_is_torn() {
         });
         shared.read();
         writer.join().unwrap();
-    });
-}
-
-/// One slot for all versions, as with a plain seqlock: a writer that dies takes the value with it.
-#[test]
-#[should_panic(expected = "Slots")]
-fn with_one_slot_a_dead_writer_takes_the_value_with_it() {
-    model(|| {
-        let shared = Shared::new();
-        shared.set_next();
-        let slot = shared.image.slot(1);
-        slot.invalidate();
-        slot.fill(&text(2));
-        shared.read();
     });
 }
 
