@@ -9,9 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use maitred::metrics::summary::Summary;
-use maitred::server::{ClientId, Clients, Receive, Server};
-use maitred::session::framing::Framing;
-use maitred::session::handler::Closed;
+use maitred::server::{ClientId, Clients, Closed, Framing, Receive, Server};
 use maitred::units::parse_duration;
 
 struct Chat;

@@ -7,8 +7,7 @@ use std::net::SocketAddr;
 
 use maitred::config::ENGINE;
 use maitred::error::Error as Refused;
-use maitred::server::{ClientId, Clients, Posted, Server};
-use maitred::session::handler::Pace;
+use maitred::server::{ClientId, Clients, Pace, Posted, Server};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut words = std::env::args().skip(1);

@@ -51,13 +51,14 @@ use crate::daemon::Daemon;
 use crate::engine::ENGINES;
 use crate::error::Error;
 use crate::metrics::summary::Summary;
-use crate::session::framing::Framing;
-use crate::session::handler::{Closed, Pace, Service};
+use crate::session::handler::Service;
 use crate::session::mailbox::MAILBOX_BYTES;
 
 use visit::Host;
 
 pub use self::clients::{ClientId, Clients};
+pub use crate::session::framing::Framing;
+pub use crate::session::handler::{Closed, Pace};
 pub use crate::session::mailbox::{Message, Posted};
 
 /// What a handler hears. A closure of the type of [`on_receive`](Receive::on_receive) is one.
@@ -222,7 +223,8 @@ impl Builder {
 
     /// Binds the address, starts the threads and serves; or says why not, and leaves nothing behind.
     ///
-    /// For the whole process, the limit of open descriptors is raised as far as it may be.
+    /// What it does to the whole process: the limit of open descriptors is raised as far as it may be; `serial` and
+    /// `thread-per-connection` handle `SIGURG`; and a panic that is no handler's, so a bug of this library, aborts.
     ///
     /// # Errors
     /// A setting out of its range, an engine that there is not, that cannot run here or whose sessions share no memory, an

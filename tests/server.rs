@@ -23,9 +23,7 @@ use std::time::Duration;
 use maitred::config::AtOnce::{Many, One};
 use maitred::config::ENGINE;
 use maitred::engine::ENGINES;
-use maitred::server::{Builder, ClientId, Clients, Message, Posted, Receive, Server};
-use maitred::session::framing::Framing;
-use maitred::session::handler::{Closed, Pace};
+use maitred::server::{Builder, ClientId, Clients, Closed, Framing, Message, Pace, Posted, Receive, Server};
 
 use client::{Client, wait_until};
 use server::{Heard, expect_numbered, for_each_engine, modest, numbered, reporter};

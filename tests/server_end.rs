@@ -18,8 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use maitred::config::AtOnce::One;
-use maitred::server::{ClientId, Clients, Message, Posted, Receive, Server};
-use maitred::session::handler::Closed;
+use maitred::server::{ClientId, Clients, Closed, Message, Posted, Receive, Server};
 
 use client::{Client, DEADLINE};
 use server::{Heard, for_each_engine, modest, reporter};

@@ -10,8 +10,7 @@ use rustix::net::sockopt;
 
 use maitred::config::{AtOnce, EngineInfo, Limits};
 use maitred::net::os::raise_descriptor_limit;
-use maitred::server::{Builder, ClientId, Clients, Posted, Receive, Server};
-use maitred::session::handler::Closed;
+use maitred::server::{Builder, ClientId, Clients, Closed, Posted, Receive, Server};
 
 use crate::client::{Client, DEADLINE};
 use crate::engines::{Told, engines};
