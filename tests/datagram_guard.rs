@@ -69,7 +69,7 @@ fn from(source: &str) -> Request<'static> {
 
 /// What becomes of a request that has an answer of one byte.
 fn ask<H: BuildHasher>(guard: &Guard<H>, request: Request<'_>, now_ns: u64) -> Result<(), Refusal> {
-    let answer = guard.answer(&ONE_BYTE, request, &mut [0; 64], now_ns);
+    let answer = guard.answer(&ONE_BYTE, request, &mut [0; 64], now_ns, &|| true);
     answer.map(|len| assert_eq!(len, Some(1)))
 }
 
@@ -204,14 +204,14 @@ fn answers_are_as_long_as_they_may_be_and_no_longer() {
         let guard = Guard::new(&open_to_all());
         let mut answer = |bytes_put| {
             let request = Request { bytes: &bytes, ..from(STRANGER) };
-            guard.answer(&Chatty { bound, bytes: bytes_put }, request, &mut memory, 0)
+            guard.answer(&Chatty { bound, bytes: bytes_put }, request, &mut memory, 0, &|| true)
         };
         assert_eq!(answer(most), Ok(Some(most)), "{bound:?} of {request_len}");
         assert_eq!(answer(most + 1), Err(Refusal::TooLong), "{bound:?} of {request_len}");
         assert_eq!(answer(most * 3 + 9), Err(Refusal::TooLong), "{bound:?} of {request_len}");
     }
     let guard = Guard::new(&open_to_all());
-    assert_eq!(guard.answer(&Silent, from(STRANGER), &mut memory, 0), Ok(None));
+    assert_eq!(guard.answer(&Silent, from(STRANGER), &mut memory, 0, &|| true), Ok(None));
 }
 
 /// A bucket as the books have it: time flows in, and each answer takes out what one costs.

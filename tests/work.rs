@@ -6,6 +6,8 @@
 mod client;
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "support/datagrams.rs"]
+mod datagrams;
 #[path = "support/engines.rs"]
 mod engines;
 #[path = "support/process.rs"]
@@ -22,9 +24,11 @@ use serde_json::Value;
 
 use maitred::clock::monotonic_ns;
 use maitred::config::AtOnce::One;
+use maitred::config::Scheme;
 
 use client::{Client, wait_until};
 use daemon::Daemon;
+use datagrams::Asker;
 use engines::{LeftOut, check_left_out, for_each_engine};
 use work::{AS_A_CALL, HASH, INLINE, MILLISECOND, Reply, SLEEP, SPIN, UNKNOWN, Worker, frame};
 
@@ -120,6 +124,23 @@ fn no_request_keeps_the_daemon_longer_than_its_drain_timeout() {
 }
 
 #[test]
+fn no_datagram_keeps_the_daemon_longer_than_its_drain_timeout() {
+    for_each_engine(One, LEFT_OUT, |engine| {
+        if (engine.carries)("work", Scheme::Udp).is_err() {
+            return;
+        }
+        for kind in [SPIN, SLEEP, HASH] {
+            let flags = ["--listen", "work=udp://127.0.0.1:0", "--max-demand", "1h", "--drain-timeout", "100ms"];
+            let daemon = Daemon::echo(engine.name, &flags);
+            let asker = Asker::of(daemon.process.addresses_of("work")[0]);
+            asker.ask(&frame(20, 0, INLINE, 0, b""));
+            (1..4).for_each(|id| asker.send(&frame(20, id, (kind, FOR_EVER), 0, b"")));
+            daemon.drain();
+        }
+    });
+}
+
+#[test]
 fn no_request_keeps_a_daemon_that_is_told_twice() {
     for_each_engine(One, LEFT_OUT, |engine| {
         for kind in [SPIN, SLEEP, HASH] {
@@ -180,6 +201,8 @@ fn requests_whose_client_has_left_wait_no_longer() {
         let daemon = start(engine.name, "?shed=2", &[]);
         let mut gone = connect(&daemon);
         gone.ask_all((0..10).map(|_| ((SLEEP, 20 * MILLISECOND), 5)));
+        // All of them have been read then.
+        assert!(gone.hear().is_shed);
         gone.client.reset();
         let mut worker = connect(&daemon);
         let mut finds_places = || {

@@ -115,8 +115,8 @@ pub(super) fn answer(common: &Common, counters: &TurnCounters, endpoint: &Endpoi
     let mut open = endpoint.take();
     loop {
         counters.turns.add(1);
-        let now_ns = common.clock.now_ns();
-        let outcome = endpoint.exchange(&mut open, common.orders().stage(now_ns).reasons(), now_ns);
+        let reasons = common.orders().stage(common.clock.now_ns()).reasons();
+        let outcome = endpoint.exchange(&mut open, reasons, common);
         match outcome {
             Outcome::Again => {}
             Outcome::Over => return endpoint.close(open, common),

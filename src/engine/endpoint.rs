@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 
 use log::error;
 
-use super::common::Common;
+use super::common::{Common, Stage};
 use crate::metrics::counters::DatagramCounters;
 use crate::net::batch::Datagram;
 use crate::net::poller::Poller;
@@ -126,7 +126,7 @@ impl Endpoint {
         let reasons = self.state.claim(GENERATION);
         let mut place = self.open.try_lock().expect("one-owner");
         let open = place.as_mut().expect("who is queued has not ended");
-        let outcome = self.exchange(open, reasons, common.clock.now_ns());
+        let outcome = self.exchange(open, reasons, common);
         if outcome == Outcome::Over {
             let open = place.take().expect("it was there");
             drop(place);
@@ -154,14 +154,17 @@ impl Endpoint {
     }
 
     /// Answers one batch.
-    pub(super) fn exchange(&self, open: &mut Open, reasons: Reasons, now_ns: u64) -> Outcome {
+    pub(super) fn exchange(&self, open: &mut Open, reasons: Reasons, common: &Common) -> Outcome {
         if reasons.intersects(Reasons::KILL | Reasons::DRAIN_OVER) {
             return Outcome::Over;
         }
         if reasons.intersects(Reasons::DRAIN) {
             open.batches_left.get_or_insert(LAST_BATCHES);
         }
-        let exchange = open.socket.exchange(|datagram, memory| self.answer(datagram, memory, now_ns));
+        let now_ns = common.clock.now_ns();
+        // Nobody who waits for the engine's end is to wait for what takes long first.
+        let is_wanted = || common.orders().stage(common.clock.now_ns()) < Stage::Over;
+        let exchange = open.socket.exchange(|datagram, memory| self.answer(datagram, memory, now_ns, &is_wanted));
         self.note(open);
         if now_ns >= open.drops_due_ns {
             open.drops_due_ns = now_ns + DROPS_EVERY_NS;
@@ -187,10 +190,16 @@ impl Endpoint {
         common.leave_endpoint();
     }
 
-    fn answer(&self, datagram: &Datagram<'_>, memory: &mut [u8], now_ns: u64) -> Option<usize> {
+    fn answer(
+        &self,
+        datagram: &Datagram<'_>,
+        memory: &mut [u8],
+        now_ns: u64,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Option<usize> {
         let &Datagram { bytes, source, to_many, .. } = datagram;
         let datagrams = self.service.datagrams().expect("it has answered before");
-        let ask = || self.guard.answer(datagrams, Request { bytes, source, to_many }, memory, now_ns);
+        let ask = || self.guard.answer(datagrams, Request { bytes, source, to_many }, memory, now_ns, is_wanted);
         let (count, answer) = match catch_unwind(AssertUnwindSafe(ask)) {
             Ok(Ok(Some(len))) => (&self.counters.answered, Some(len)),
             Ok(Ok(None)) => (&self.counters.silent, None),

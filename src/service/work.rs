@@ -158,9 +158,12 @@ impl Datagrams for Terms {
             return;
         }
         let Ok(request_head) = Request::parse(frame, self.max_demand) else { return };
+        if !reply.is_wanted() {
+            return;
+        }
         let request_head = Request { wants_stamps: false, ..request_head };
         let taken_ns = monotonic_ns();
-        spend(request_head.kind, request_head.demand_ns, &|| true);
+        spend(request_head.kind, request_head.demand_ns, &|| reply.is_wanted());
         let done_ns = Some(monotonic_ns());
         let answer = Answer { request: request_head, worker: None, ready_ns: None, taken_ns, done_ns };
         let payload = &request[REQUEST_HEAD..];

@@ -53,12 +53,24 @@ pub struct DatagramReply<'a> {
     memory: &'a mut [u8],
     /// Bytes put, or more than the memory has.
     said: Option<usize>,
+    is_wanted: &'a dyn Fn() -> bool,
 }
 
 impl<'a> DatagramReply<'a> {
     /// Nothing yet, and room for what `memory` takes.
     pub fn new(memory: &'a mut [u8]) -> Self {
-        DatagramReply { memory, said: None }
+        DatagramReply { memory, said: None, is_wanted: &|| true }
+    }
+
+    /// The same as long as somebody waits for it.
+    pub fn while_wanted(self, is_wanted: &'a dyn Fn() -> bool) -> Self {
+        DatagramReply { is_wanted, ..self }
+    }
+
+    /// Whether anybody still waits for the answer; one that takes long to find asks now and then. If not, the endpoint is about
+    /// to be closed, and somebody waits for this thread.
+    pub fn is_wanted(&self) -> bool {
+        (self.is_wanted)()
     }
 
     /// Bytes that the answer still has room for.

@@ -160,7 +160,8 @@ impl<H: BuildHasher> Guard<H> {
         }
     }
 
-    /// Has the service answer the request, into the beginning of `memory`; the length of the answer, if there is one.
+    /// Has the service answer the request, into the beginning of `memory`, as long as the answer `is_wanted`; the length of the
+    /// answer, if there is one.
     /// The service is not asked for more than `memory` takes, nor for more than its [`Bound`](super::datagram::Bound).
     ///
     /// # Errors
@@ -174,10 +175,11 @@ impl<H: BuildHasher> Guard<H> {
         request: Request<'_>,
         memory: &mut [u8],
         now_ns: u64,
+        is_wanted: &dyn Fn() -> bool,
     ) -> Result<Option<usize>, Refusal> {
         self.admit(&request, now_ns)?;
         let allowance = service.bound().allowance(request.bytes.len()).min(memory.len());
-        let mut reply = DatagramReply::new(&mut memory[..allowance]);
+        let mut reply = DatagramReply::new(&mut memory[..allowance]).while_wanted(is_wanted);
         service.answer(request.bytes, &mut reply);
         match reply.end() {
             Answer::Nothing => Ok(None),
