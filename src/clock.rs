@@ -1,11 +1,11 @@
 //! Time, for the parts of the daemon that are allowed to know it: nanoseconds and ticks since the daemon started.
 //!
-//! The only caller of `Instant::now` and `SystemTime::now`. Sessions and handlers never see it; engines read it once per
+//! The only module that asks the system for the time. Sessions and handlers never see it; engines read it once per
 //! batch and hand the tick on. The services that tell the time are given [`wall_time`] when they are built.
 
 use std::cell::Cell;
 use std::num::NonZeroU64;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// Length of a tick, the unit of idle and write timeouts: fine enough for a timeout of 100 ms, coarse enough that ten
 /// thousand idle sessions cost a few wake-ups a second.
@@ -48,23 +48,21 @@ pub fn ticks_since(now: u32, since: u32) -> u32 {
     if ticks > u32::MAX / 2 { 0 } else { ticks }
 }
 
-/// A clock that started when it was made.
+/// A clock that started when it was made. One reading is both its own time and the host's, so that the two never part.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    start: Instant,
-    /// `CLOCK_MONOTONIC` then, which is what `Instant` reads.
     start_ns: u64,
 }
 
 impl Clock {
     /// A clock at zero.
     pub fn start() -> Clock {
-        Clock { start: Instant::now(), start_ns: monotonic_ns() }
+        Clock { start_ns: monotonic_ns() }
     }
 
     /// Nanoseconds since the start; runs for 584 years.
     pub fn now_ns(&self) -> u64 {
-        self.start.elapsed().as_nanos() as u64
+        monotonic_ns() - self.start_ns
     }
 
     /// A time since the start as all processes of the host read it; see [`monotonic_ns`].
@@ -118,6 +116,17 @@ mod tests {
             (Duration::MAX, u32::MAX),
         ] {
             assert_eq!(Clock::ticks(duration), ticks, "{duration:?}");
+        }
+    }
+
+    #[test]
+    fn its_time_is_that_of_the_host() {
+        for _ in 0..1_000 {
+            let before_ns = monotonic_ns();
+            let clock = Clock::start();
+            let told_ns = clock.monotonic_ns_of(clock.now_ns());
+            let times = [before_ns, clock.monotonic_ns_of(0), told_ns, monotonic_ns()];
+            assert!(times.is_sorted(), "{times:?}");
         }
     }
 
