@@ -29,7 +29,7 @@ use maitred::config::Scheme;
 use client::{Client, wait_until};
 use daemon::Daemon;
 use datagrams::Asker;
-use engines::{LeftOut, check_left_out, for_each_engine};
+use engines::{LeftOut, check_left_out, for_each_engine, rows_for};
 use work::{AS_A_CALL, HASH, INLINE, MILLISECOND, Reply, SLEEP, SPIN, UNKNOWN, Worker, frame};
 
 /// Longer than any test waits for anything.
@@ -78,20 +78,23 @@ fn engines_are_left_out_of_tests_that_there_are() {
 #[test]
 fn a_slow_request_does_not_hold_up_the_others_of_its_connection() {
     for_each_engine(One, LEFT_OUT, |engine| {
-        for flags in [&["--workers", "2"][..], &["--workers", "4"]] {
-            let daemon = start(engine.name, "", flags);
-            let mut worker = connect(&daemon);
-            // One slow request, in front of others in the same write and before more.
-            worker.ask_all([((SLEEP, FOR_EVER), 10), (AS_A_CALL, 100), (INLINE, 10), (AS_A_CALL, 10)]);
-            for payload in 0..30 {
-                worker.ask(if payload % 3 == 0 { INLINE } else { AS_A_CALL }, payload);
+        for flags in rows_for(engine, &[&["--workers", "2"], &["--workers", "4"], &["--workers", "2", "--queue", "1"]])
+        {
+            // In front of others in the same write and before more; or before others in writes of their own.
+            for beside in [&[(AS_A_CALL, 100), (INLINE, 10), (AS_A_CALL, 10)][..], &[]] {
+                let daemon = start(engine.name, "", flags);
+                let mut worker = connect(&daemon);
+                worker.ask_all([((SLEEP, FOR_EVER), 10)].iter().chain(beside).copied());
+                for payload in 0..30 {
+                    worker.ask(if payload % 3 == 0 { INLINE } else { AS_A_CALL }, payload);
+                }
+                for _ in 0..beside.len() + 30 {
+                    assert_ne!(worker.hear().id, 0, "it is not through");
+                }
+                // And nobody waits for it when its client has left.
+                worker.client.reset();
+                assert_eq!(daemon.drain().closed("reset"), 1);
             }
-            for _ in 0..33 {
-                assert_ne!(worker.hear().id, 0, "it is not through");
-            }
-            // And nobody waits for it when its client has left.
-            worker.client.reset();
-            assert_eq!(daemon.drain().closed("reset"), 1);
         }
     });
 }

@@ -30,7 +30,7 @@ use super::common::Common;
 use super::crew::{Crew, Hand};
 use super::front::Front;
 use super::parking::IdleStack;
-use super::reactor::{Reactor, Request, Sessions, Work};
+use super::reactor::{Reactor, Request, Sessions};
 use super::turns::Turns;
 use super::{Command, Entry, Hearing, Running, Start, anywhere, carries_all};
 use crate::config::{AtOnce, EngineInfo};
@@ -203,10 +203,10 @@ impl<'a> Member<'a> {
         let Member { turns, found, .. } = self;
         for _ in 0..round {
             let request = found.pop_front().expect("as many as there were");
-            shared.reactor.run(turns, request, &mut |next| match next.work {
-                Work::Turn(_) | Work::Datagrams(_) => found.push_back(next),
-                // For whoever leads next: a member that waits need not wait for this one.
-                Work::Call(_) => shared.reactor.leave(next),
+            shared.reactor.run(turns, request, &mut |next| match shared.all_brief {
+                true => found.push_back(next),
+                // For whoever leads next: behind a call or a turn that takes long it would wait for this member.
+                false => shared.reactor.leave(next),
             });
         }
         let turn_ns = (shared.common.clock.now_ns() - since_ns) / round as u64;

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 use super::wake_rule::TIMED_TURNS;
 use super::{NONE_LEFT, Shared};
-use crate::engine::reactor::{Request, Work};
+use crate::engine::reactor::Request;
 use crate::engine::turns::Turns;
 use crate::metrics::counters::TurnCounters;
 
@@ -49,16 +49,18 @@ struct WayBack<'a> {
 
 impl WayBack<'_> {
     /// Queues a request without waiting. When it is not alone there, this worker may be a long time coming back for
-    /// it, and the poller, which rechecks only what it queued itself, may sleep: so an idle worker is woken now. A call is
-    /// never alone: this worker has another one to run first.
+    /// it, and the poller, which rechecks only what it queued itself, may sleep: so an idle worker is woken now. Where there
+    /// are calls nothing is alone: this worker may have one to run first, however long it takes. What finds no room is then
+    /// left to the poller, which queues it when there is some.
     fn put(&mut self, request: Request) {
-        let is_call = matches!(request.work, Work::Call(_));
+        let has_calls = self.shared.common.needs.mail;
         if !self.carried.is_empty() {
             self.carried.push_back(request);
             return;
         }
         match self.shared.queue.try_put(request) {
-            Ok(()) => self.wake_for_put(is_call),
+            Ok(()) => self.wake_for_put(has_calls),
+            Err(request) if has_calls => self.shared.reactor.leave(request),
             Err(request) => self.carried.push_back(request),
         }
     }
@@ -74,9 +76,9 @@ impl WayBack<'_> {
         }
     }
 
-    fn wake_for_put(&self, is_call: bool) {
+    fn wake_for_put(&self, has_calls: bool) {
         let shared = self.shared;
-        if (is_call || shared.queue.len() > 1) && shared.idle.wake_one().is_some() {
+        if (has_calls || shared.queue.len() > 1) && shared.idle.wake_one().is_some() {
             // The poller did not call this one: it is not to measure a wake from whenever the poller called last.
             shared.by_poller.woken_ns.store(0, Ordering::Relaxed);
             self.counters.worker_wakes.add(1);
