@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 
 use super::endpoint::Endpoint;
 use super::front::Arrival;
+use super::parking::Doze;
 use super::{Command, Needs, Start};
 use crate::clock::Clock;
 use crate::config::{Limits, Settings};
@@ -247,7 +248,7 @@ pub(super) struct Desk {
     has_errands: AtomicBool,
     /// Whether the front waits, or is about to, and would not see what is left with its floor. Set by the front before it
     /// looks for the last time, cleared by whoever ends the wait.
-    pub(super) is_waiting: AtomicBool,
+    pub(super) doze: Doze,
 }
 
 /// Something for a front to do.
@@ -266,13 +267,13 @@ impl Desk {
             endpoints: endpoints.into(),
             errands: Mutex::new(VecDeque::new()),
             has_errands: AtomicBool::new(false),
-            is_waiting: AtomicBool::new(false),
+            doze: Doze::default(),
         })
     }
 
     /// Ends the front's wait, if it waits: something was left with its floor.
     pub(super) fn rouse(&self) {
-        if self.is_waiting.load(Ordering::SeqCst) && self.is_waiting.swap(false, Ordering::SeqCst) {
+        if self.doze.must_wake() {
             self.poller.wake();
         }
     }

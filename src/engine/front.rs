@@ -13,7 +13,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use log::info;
@@ -232,14 +231,14 @@ impl<F: Floor> Front<F> {
         if timeout == Some(Duration::ZERO) || !self.common.needs.mail {
             return timeout;
         }
-        self.desk().is_waiting.store(true, Ordering::SeqCst);
+        self.desk().doze.lie_down();
         if self.floor.has_mail() { Some(Duration::ZERO) } else { timeout }
     }
 
     /// Takes that back.
     pub(super) fn get_up(&self) {
         if self.common.needs.mail {
-            self.desk().is_waiting.store(false, Ordering::SeqCst);
+            self.desk().doze.get_up();
         }
     }
 

@@ -206,6 +206,29 @@ impl IdleStack {
     }
 }
 
+/// Of a thread that waits in the kernel, where a flag of ours would not end its wait: whether it must be woken there by who
+/// leaves something for it. The same bargain as a [`Seat`]'s, and told once per wait.
+#[derive(Default)]
+pub(super) struct Doze(AtomicBool);
+
+impl Doze {
+    /// The thread waits, or is about to. What was left before this, it sees by a look that follows.
+    pub(super) fn lie_down(&self) {
+        self.0.swap(true, Ordering::SeqCst);
+    }
+
+    /// It has waited.
+    pub(super) fn get_up(&self) {
+        self.0.swap(false, Ordering::SeqCst);
+    }
+
+    /// Whether the caller, who has just left something, is the one who must end the wait.
+    #[must_use]
+    pub(super) fn must_wake(&self) -> bool {
+        self.0.swap(false, Ordering::SeqCst)
+    }
+}
+
 /// The two sleeps with the queue's stand-in. A missed wake is a thread that sleeps for ever, which loom reports.
 #[cfg(all(test, loom))]
 mod loom_models {
@@ -220,6 +243,46 @@ mod loom_models {
 
     /// Tells the worker that takes it to return.
     const LAST: u32 = 0;
+
+    /// Several leave something for one who waits elsewhere: all of it is found, and nobody sleeps beside it.
+    #[test]
+    fn loom_what_is_left_for_one_who_dozes_is_found() {
+        const LEAVERS: u32 = 2;
+        model(|| {
+            let (doze, has_left) = (Arc::new(Doze::default()), Arc::new(AtomicBool::new(false)));
+            let left = Arc::new(Mutex::new(0));
+            let kernel = Arc::new(Seat::default());
+            kernel.occupy();
+            let leavers: Vec<_> = (0..LEAVERS)
+                .map(|_| {
+                    let (doze, has_left, left, kernel) =
+                        (Arc::clone(&doze), Arc::clone(&has_left), Arc::clone(&left), Arc::clone(&kernel));
+                    thread::spawn(move || {
+                        let mut left = left.lock().unwrap();
+                        *left += 1;
+                        has_left.store(true, Ordering::SeqCst);
+                        drop(left);
+                        if doze.must_wake() {
+                            kernel.unpark();
+                        }
+                    })
+                })
+                .collect();
+            let mut found = 0;
+            while found < LEAVERS {
+                doze.lie_down();
+                if !has_left.load(Ordering::SeqCst) {
+                    // A wake that comes early is used up here, as an event that the kernel keeps.
+                    thread::park();
+                }
+                doze.get_up();
+                let mut left = left.lock().unwrap();
+                found += std::mem::take(&mut *left);
+                has_left.store(false, Ordering::SeqCst);
+            }
+            leavers.into_iter().for_each(|leaver| leaver.join().unwrap());
+        });
+    }
 
     struct Pool {
         queue: ServiceQueue,
