@@ -352,6 +352,20 @@ conversations! {
         }
         1
     };
+    chargen_to_a_client_that_talks_and_does_not_listen: One Plain "chargen" "" BROKEN, |server| {
+        // More than both kernels hold: it can only be sent if it is read, while nothing is taken.
+        let mut client = Client::connect(server);
+        client.send(&text(6 << 20, 0));
+        client.expect(&chargen::pattern(100_000));
+        1
+    };
+    chargen_to_a_client_that_stays: One Core "chargen" "" DRAINED, |server| {
+        let mut client = Client::connect(server);
+        client.expect(&chargen::pattern(100_000));
+        // It goes on reading, so that the speech could go on for ever.
+        thread::spawn(|| client.wait_for_end());
+        1
+    };
     chargen_to_clients_that_come_and_go: One Plain "chargen" "" BROKEN, |server| {
         for round in 0..20 {
             let mut client = Client::connect(server);
@@ -412,8 +426,8 @@ const FINISHED: &[&str] = &["finished"];
 const LEFT: &[&str] = &["finished", "drained", "reset", "peer_closed"];
 const DRAINED: &[&str] = &["drained"];
 const ANY: &[&str] = &["finished", "drained", "reset", "peer_closed"];
-/// Nothing more could be sent.
-const BROKEN: &[&str] = &["reset", "peer_closed"];
+/// Nothing more could be sent, unless the drain came first.
+const BROKEN: &[&str] = &["reset", "peer_closed", "drained"];
 
 /// Requests of all sizes from clients that are all there at once, and as many answers.
 fn echo_to(count: usize, server: SocketAddr) -> u64 {

@@ -2,11 +2,11 @@
 //!
 //! A session says as much as there is room for and waits for more room, so that a client which does not read costs one
 //! ring and no time. It keeps its place in the pattern to the byte: how much fits at a time changes nothing. The lines
-//! lie ready, all 95 of them, and saying some is a copy.
+//! lie ready, all 95 of them, and saying some is a copy. What the client says meanwhile is dropped as it comes.
 //!
-//! A half-close does not end it. A client that has no more to say may still want to read, and what it says is of no
-//! consequence here; the servers of old inetd do not so much as read it. So it ends when the client can be sent nothing
-//! more: when it closes the whole connection, and what comes for it after that is answered with a reset.
+//! A half-close does not end it. A client that has no more to say may still want to read, and the servers of old inetd do
+//! not so much as notice. So it ends when the client can be sent nothing more: when it closes the whole connection, and
+//! what comes for it after that is answered with a reset.
 //!
 //! A datagram is answered with the beginning of the pattern, as much of it as the request is long and at most 512 bytes. The
 //! RFC draws the length, from 0 to 512; but an answer that is longer than its request multiplies what a forger of senders
@@ -116,7 +116,7 @@ impl Speech {
             }
             self.place = (self.place + piece.len()) % LINES.len();
         }
-        Next::Room
+        Next::Talk
     }
 }
 
@@ -131,6 +131,10 @@ impl Handler for Speech {
 
     fn handle_input(&mut self, input: Chunks<'_>, _reply: &mut Reply<'_>) -> Next {
         Next::Discard(input.len())
+    }
+
+    fn handle_end(&mut self, _rest: Chunks<'_>, _reply: &mut Reply<'_>) -> Next {
+        Next::More
     }
 }
 

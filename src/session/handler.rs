@@ -109,7 +109,7 @@ pub enum Pace {
 
 /// The protocol's half of one session. Owned by the session, called by its one owner of the moment.
 ///
-/// After every answer but [`Next::More`] and [`Next::Room`] the handler is called again for what is left.
+/// After every answer but [`Next::More`], [`Next::Room`] and [`Next::Talk`] the handler is called again for what is left.
 pub trait Handler: Send {
     /// The session has opened and nothing has come yet. A protocol in which the server speaks first does so here.
     fn handle_open(&mut self, _reply: &mut Reply<'_>) -> Next {
@@ -124,7 +124,7 @@ pub trait Handler: Send {
         Next::More
     }
 
-    /// The outgoing side has room again after an answer of [`Next::Room`].
+    /// The outgoing side has room again after an answer of [`Next::Room`] or [`Next::Talk`].
     fn handle_room(&mut self, _reply: &mut Reply<'_>) -> Next {
         Next::More
     }
@@ -155,6 +155,9 @@ pub enum Next {
     Discard(usize),
     /// There is more to say than the reply has room for: call `handle_room` when some of it has left. Input waits.
     Room,
+    /// There is always more to say: call `handle_room` whenever there is room, and show input and the end meanwhile. Holds
+    /// until one of those calls is answered otherwise; a drain ends such a session as it ends a silent one.
+    Talk,
     /// The first `forward` bytes go back and with them all has been said. What is owed is sent, then the FIN; later
     /// input is read and dropped.
     Finish {

@@ -107,8 +107,10 @@ pub struct Session {
     reads_on: bool,
     /// A read has returned the peer's FIN.
     ended: bool,
-    /// The handler answered `Room`.
+    /// The handler answered `Room` or `Talk`.
     wants_room: bool,
+    /// It was `Talk`: input and the end do not wait for room.
+    talks: bool,
     /// The handler was offered the room that there is and said nothing; it is asked again in the next turn, or sooner
     /// when some more has left.
     room_in_vain: bool,
@@ -140,6 +142,7 @@ impl Session {
             reads_on: false,
             ended: false,
             wants_room: false,
+            talks: false,
             room_in_vain: false,
             wants_more: false,
             end_answered: false,
@@ -369,7 +372,9 @@ impl Session {
             mail.noted &= question != Question::Note;
         }
         *left_bytes = left_bytes.saturating_sub(said);
-        self.wants_room = false;
+        let is_aside = self.talks && matches!(question, Question::Input | Question::End);
+        self.wants_room &= is_aside;
+        self.talks &= is_aside;
         self.room_in_vain = said == 0 && (self.room_in_vain || question == Question::Room);
         if self.stage == Stage::New {
             self.stage = Stage::Open;
@@ -384,15 +389,19 @@ impl Session {
             Stage::New => Question::Open,
             Stage::Finishing | Stage::Lingering if can_show => Question::Skip,
             Stage::Finishing | Stage::Lingering => Question::Nothing,
-            Stage::Open if self.wants_room && (room == 0 || self.room_in_vain) => Question::Nothing,
-            Stage::Open if self.wants_room => Question::Room,
+            Stage::Open if self.wants_room && !self.talks && (room == 0 || self.room_in_vain) => Question::Nothing,
+            Stage::Open if self.wants_room && !self.talks => Question::Room,
             Stage::Open if noted && room > 0 => Question::Note,
             Stage::Open if can_show && !self.wants_more && self.can_call() => Question::Input,
             // Calls come back before the end is shown, and input that waits for them.
-            Stage::Open if calls > 0 || noted => Question::Nothing,
-            Stage::Open if self.ended && !self.end_answered && !self.inbound.has_dropped() => Question::End,
+            Stage::Open if self.can_show_end() && calls == 0 && !noted => Question::End,
+            Stage::Open if self.talks && !self.draining && room > 0 && !self.room_in_vain => Question::Room,
             Stage::Open => Question::Nothing,
         }
+    }
+
+    fn can_show_end(&self) -> bool {
+        self.ended && !self.end_answered && !self.inbound.has_dropped()
     }
 
     fn transition_answer(&mut self, next: Next, question: Question, shown_len: usize) -> Result<bool, Closed> {
@@ -425,8 +434,9 @@ impl Session {
                 // Input and the end may have waited for this answer.
                 _ => {}
             },
-            Next::Room => {
+            Next::Room | Next::Talk => {
                 self.wants_room = true;
+                self.talks = next == Next::Talk;
                 // There may be room already; a handler that was just offered it waits for more.
                 return Ok(question != Question::Room);
             }

@@ -29,8 +29,8 @@ pub(crate) enum Plan {
     Program,
     /// Says so many bytes first, echoes, and says so many when the peer has ended.
     Greeter { bytes: usize },
-    /// Says so many bytes from the start, listens to nothing meanwhile, drops all input after.
-    Flood { bytes: usize },
+    /// Says so many bytes from the start and drops all input: after that, or also meanwhile if `hears`.
+    Flood { bytes: usize, hears: bool },
 }
 
 /// What a session comes to.
@@ -61,7 +61,10 @@ impl Plan {
             Plan::Lines => Box::new(Lines { witness: witness.clone() }),
             Plan::Program => Box::new(Program { speaker, state: State::Command, ended: false }),
             Plan::Greeter { bytes } => Box::new(Greeter { speaker, bytes, farewell: false }),
-            Plan::Flood { bytes } => Box::new(Flood { speaker, bytes }),
+            Plan::Flood { bytes, hears } => {
+                let goes_on = if hears { Next::Talk } else { Next::Room };
+                Box::new(Flood { speaker, bytes, goes_on, ended: false })
+            }
         };
         Box::new(Witnessed { inner, witness })
     }
@@ -83,7 +86,7 @@ impl Plan {
                 let farewell = if fin { bytes } else { 0 };
                 ([&speech(bytes), input, &speech(farewell)].concat(), ending)
             }
-            Plan::Flood { bytes } => (speech(bytes), ending),
+            Plan::Flood { bytes, .. } => (speech(bytes), ending),
         }
     }
 }
@@ -103,8 +106,12 @@ pub(crate) struct Promise {
     pub(crate) opened: bool,
     pub(crate) finished: bool,
     pub(crate) rejected: bool,
-    /// The handler waits for room.
+    /// The handler waits for room, and for nothing else.
     pub(crate) wants_room: bool,
+    /// The handler has something to say whenever there is room.
+    pub(crate) talks: bool,
+    /// The handler was told that the peer has said all.
+    pub(crate) told_end: bool,
     /// The handler waits for more input than this.
     pub(crate) wants_more_than: Option<usize>,
 }
@@ -147,6 +154,7 @@ impl Witness {
         promise.finished = matches!(next, Next::Finish { .. });
         promise.rejected = matches!(next, Next::Reject(_));
         promise.wants_room = next == Next::Room;
+        promise.talks |= next == Next::Talk;
         promise.wants_more_than = (is_input && next == Next::More).then(|| shown.len());
     }
 }
@@ -187,7 +195,8 @@ impl Handler for Witnessed {
 
     fn handle_room(&mut self, reply: &mut Reply<'_>) -> Next {
         self.check_open();
-        assert!(self.witness.look().wants_room, "room is offered to those who asked for it");
+        let talks = std::mem::take(&mut self.witness.look().talks);
+        assert!(talks || self.witness.look().wants_room, "room is offered to those who asked for it");
         assert!(reply.room() > 0, "room is offered when there is some");
         let next = self.inner.handle_room(reply);
         self.witness.note(next, Chunks::new(&[], &[]), false);
@@ -197,6 +206,7 @@ impl Handler for Witnessed {
     fn handle_end(&mut self, rest: Chunks<'_>, reply: &mut Reply<'_>) -> Next {
         self.check_open();
         assert!(!self.witness.look().wants_room, "the end waits while the handler waits for room");
+        self.witness.look().told_end = true;
         let next = self.inner.handle_end(rest, reply);
         self.witness.note(next, rest, false);
         next
@@ -505,12 +515,14 @@ impl Handler for Greeter {
 struct Flood {
     speaker: Speaker,
     bytes: usize,
+    goes_on: Next,
+    ended: bool,
 }
 
 impl Handler for Flood {
     fn handle_open(&mut self, _reply: &mut Reply<'_>) -> Next {
         self.speaker.begin(self.bytes);
-        Next::Room
+        self.goes_on
     }
 
     fn handle_input(&mut self, input: Chunks<'_>, _reply: &mut Reply<'_>) -> Next {
@@ -518,6 +530,15 @@ impl Handler for Flood {
     }
 
     fn handle_room(&mut self, reply: &mut Reply<'_>) -> Next {
-        if self.speaker.speak(reply) { Next::More } else { Next::Room }
+        match self.speaker.speak(reply) {
+            true if self.ended => Next::Finish { forward: 0 },
+            true => Next::More,
+            false => self.goes_on,
+        }
+    }
+
+    fn handle_end(&mut self, _rest: Chunks<'_>, _reply: &mut Reply<'_>) -> Next {
+        self.ended = true;
+        if self.speaker.left == 0 { Next::Finish { forward: 0 } } else { Next::More }
     }
 }
