@@ -40,7 +40,7 @@ pub mod state;
 mod stream;
 pub mod table;
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 
 use buffer::{Inbound, Leases, Outbound};
 use gather::{Gather, RING_SLICES, with_io_slices};
@@ -50,6 +50,7 @@ use mailbox::Address;
 use state::Reasons;
 
 pub use stream::Stream;
+use stream::closed_by;
 
 /// Slices of the longest write: as many as `writev` takes.
 const MOST_SLICES: usize = 1024;
@@ -595,13 +596,5 @@ impl Session {
     /// Whether one more call may be in flight.
     fn can_call(&self) -> bool {
         self.mail.as_ref().is_none_or(|mail| mail.can_call())
-    }
-}
-
-/// Which end an error on the stream is. What is not a reset is a peer that can no longer be reached.
-fn closed_by(error: &io::Error) -> Closed {
-    match error.kind() {
-        ErrorKind::ConnectionReset => Closed::Reset,
-        _ => Closed::PeerClosed,
     }
 }

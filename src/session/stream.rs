@@ -1,7 +1,9 @@
 //! [`Stream`]: what a session takes a socket for. Engines lend it one, by system calls or by completions; tests lend it one in
 //! memory. Read next: [`Session`](super::Session), which reads and writes it.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+
+use super::handler::Closed;
 
 /// What a session reads from and writes to. Neither call may block; `Interrupted` is not passed on.
 pub trait Stream {
@@ -24,5 +26,13 @@ pub trait Stream {
     /// reports by being writable that it has gone. Asked before the FIN and before the end.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Which end an error on the stream is. What is not a reset is a peer that can no longer be reached.
+pub(super) fn closed_by(error: &io::Error) -> Closed {
+    match error.kind() {
+        ErrorKind::ConnectionReset => Closed::Reset,
+        _ => Closed::PeerClosed,
     }
 }
