@@ -287,7 +287,9 @@ fn a_speech_that_nobody_hears_stops_and_runs_into_the_write_timeout() {
     for_each_engine(One, LEFT_OUT, |engine| {
         let flags = ["--listen", "chargen=tcp://127.0.0.1:0", "--workers", "1", "--write-timeout", "300ms"];
         let daemon = Daemon::echo(engine.name, &flags);
-        let _deaf = Client::connect_small(daemon.address());
+        let mut deaf = Client::connect_small(daemon.address());
+        // The first byte says that the session has begun; from here on nobody reads.
+        deaf.0.read_exact(&mut [0]).expect("a speech that begins");
         wait_until("the daemon has given up", || {
             let [accepted, open, ring_bytes] = daemon.summary_now();
             // The session's, and one that each of two threads may have kept.
