@@ -23,7 +23,8 @@
 //! - [`daemon`]: all of it put together, with signals;
 //! - [`server`]: the same for a program of your own, with a handler that can send from anywhere;
 //! - [`cell`]: a value that processes share by a file, and watch;
-//! - [`load`]: the load generator, which talks to any server; [`random`]: its seeded draws.
+//! - [`load`]: the load generator, which talks to any server; [`random`]: its seeded draws;
+//! - [`queueing`]: what theory and a simulator say of servers and those who wait for them.
 //!
 //! Arrows point one way: `service → session ← engine → net ← load`, `cell → net`. The course is in `design/`, beginning with its README.
 
@@ -39,6 +40,7 @@ pub mod load;
 pub mod logging;
 pub mod metrics;
 pub mod net;
+pub mod queueing;
 pub mod random;
 pub mod server;
 pub mod service;

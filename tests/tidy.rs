@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cell", "cli", "config", "daemon", "engine", "error", "load", "logging"]),
     ("metrics", &["session::guard", "session::handler"]),
     ("net", &[]),
+    ("queueing", &[]),
     ("random", &[]),
     ("server", &["config", "daemon", "engine", "error", "metrics", "session"]),
     (
