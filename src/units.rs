@@ -1,7 +1,10 @@
 //! Quantities as people write them: durations (`250us`, `10ms`, `5s`) and sizes (`64`, `16KiB`, `1MiB`).
 //!
-//! Whole numbers only, so that what is printed reads back as the same quantity. Errors are the middle of a sentence:
-//! the value stands before them, what would have been right follows. Read next: `config/keys.rs`, which adds the ranges.
+//! Whole numbers only, but for what has no unit, so that what is printed reads back as the same quantity. Errors are the middle of a sentence:
+//! the value stands before them, what would have been right follows. Read next: `units/series.rs`, several of them at
+//! once; `config/keys.rs`, which adds the ranges.
+
+pub mod series;
 
 use std::time::Duration;
 
@@ -58,6 +61,18 @@ pub fn show_size(bytes: usize) -> String {
         Some(&(unit, factor)) if factor > 1 => format!("{}{unit}", bytes as u64 / factor),
         _ => bytes.to_string(),
     }
+}
+
+/// The number written as digits, with decimals if need be: no sign, no exponent, no words.
+pub fn parse_decimal(text: &str) -> Option<f64> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    let are_digits = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if are_digits(whole) && are_digits(decimals) { text.parse().ok() } else { None }
+}
+
+/// A value as an error line shows it: something to see even if it is empty, and never a second line.
+pub(crate) fn shown(text: &str) -> String {
+    if text.is_empty() { "an empty value".to_owned() } else { text.escape_debug().to_string() }
 }
 
 /// The digits that `text` begins with, at least one, and what follows them.

@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::settings::{Limits, LowWater, Placement, Rearm, Settings, Wake, available_cores};
+pub(crate) use crate::units::shown;
 use crate::units::{parse_duration, parse_size, show_duration, show_size};
 
 /// A setting as flags and files know it.
@@ -509,9 +510,4 @@ pub(crate) fn within<T: PartialOrd>(value: T, min: T, max: T) -> Result<T, &'sta
     } else {
         Ok(value)
     }
-}
-
-/// A value as an error line shows it: something to see even if it is empty, and never a second line.
-pub(crate) fn shown(text: &str) -> String {
-    if text.is_empty() { "an empty value".to_owned() } else { text.escape_debug().to_string() }
 }

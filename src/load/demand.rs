@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::config::shown;
 use crate::random::Random;
-use crate::units::{parse_duration, show_duration};
+use crate::units::{parse_decimal, parse_duration, show_duration};
 
 /// What a demand may be written as, as it follows "expected".
 pub const FORMS: &str = "fixed:10us, exp:10us, bimodal:90%:5us,10%:55us or lognormal:10us:1.5 (mean, sigma)";
@@ -119,13 +119,6 @@ impl fmt::Display for Demand {
             Demand::Lognormal { mean, sigma } => write!(f, "lognormal:{}:{sigma}", show_duration(*mean)),
         }
     }
-}
-
-/// The number written as digits, with decimals if need be: no sign, no exponent, no words.
-pub(super) fn parse_decimal(text: &str) -> Option<f64> {
-    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
-    let are_digits = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    if are_digits(whole) && are_digits(decimals) { text.parse().ok() } else { None }
 }
 
 fn read_time(text: &str) -> Result<Duration, String> {

@@ -7,7 +7,7 @@
 
 use crate::load::demand::Demand;
 use crate::load::plan::{Framing, Plan, Service};
-use crate::load::schedule::Stream;
+use crate::load::schedule::{self, Stream};
 use crate::random::Random;
 
 /// Most bytes of one read or write.
@@ -190,9 +190,7 @@ impl Pattern {
     /// The service time that the request `number` asks for.
     pub fn demand_ns(&self, who: Who, number: u64) -> Option<u64> {
         let Layout::Work { demand, seed, .. } = &self.layout else { return None };
-        // The same request asks for the same, however often its frame is made.
-        let index = (u64::from(who.connection) << 40) | number;
-        Some(demand.sample_ns(&mut Random::at(*seed, Stream::Demands as u64, index)))
+        Some(schedule::demand_ns(demand, *seed, who.connection as usize, number))
     }
 
     fn body_from(&self, at: usize, len: usize) -> &[u8] {

@@ -13,10 +13,10 @@ use std::time::Duration;
 use crate::cli::LoadArgs;
 use crate::config::{Scheme, number, shown, time, usage, within};
 use crate::error::Error;
-use crate::load::demand::{self, Demand, parse_decimal};
+use crate::load::demand::{self, Demand};
 use crate::load::search;
 use crate::load::target::{ServiceKind, Target};
-use crate::units::{parse_duration, parse_size, show_duration, show_size};
+use crate::units::{parse_decimal, parse_duration, parse_size, show_duration, show_size};
 
 /// One, so that what is measured is the server and not its queue.
 pub const CONNECTIONS: usize = 1;
@@ -291,18 +291,23 @@ impl Objective {
             usage("--slo", format!("{} {problem}", shown(part)), expected)
         };
         let (name, at_most) = text.split_once('=').ok_or_else(|| wrong(text, "is not an objective"))?;
-        let percentile = name.strip_prefix('p').map(|number| number.replacen('_', ".", 1));
-        let percentile = percentile.filter(|number| parse_decimal(number).is_some());
-        let percentile = percentile.ok_or_else(|| wrong(name, "is not a percentile"))?;
-        // Not divided by a hundred, so that p99.9 is the very number that 0.999 is.
-        let quantile: f64 = format!("{percentile}e-2").parse().expect("a decimal with an exponent is a number");
-        if quantile <= 0.0 || quantile >= 1.0 {
-            return Err(wrong(name, "is not between p0 and p100"));
-        }
+        let quantile = parse_quantile(name).map_err(|problem| wrong(name, problem))?;
         let limit = parse_duration(at_most).map_err(|problem| wrong(at_most, problem))?;
         let limit = within(limit, Duration::from_nanos(1), MAX_OBJECTIVE).map_err(|problem| wrong(at_most, problem))?;
         Ok(Objective { quantile, at_most: limit, text: text.to_owned() })
     }
+}
+
+/// The quantile written as `text`: `p99` is 0.99; also p99.9 or p99_9, and every other percentile between 0 and 100.
+///
+/// # Errors
+/// What is wrong with it, as it follows the text in a sentence.
+pub fn parse_quantile(text: &str) -> Result<f64, &'static str> {
+    let percentile = text.strip_prefix('p').map(|number| number.replacen('_', ".", 1));
+    let percentile = percentile.filter(|number| parse_decimal(number).is_some()).ok_or("is not a percentile")?;
+    // Not divided by a hundred, so that p99.9 is the very number that 0.999 is.
+    let quantile: f64 = format!("{percentile}e-2").parse().expect("a decimal with an exponent is a number");
+    if 0.0 < quantile && quantile < 1.0 { Ok(quantile) } else { Err("is not between p0 and p100") }
 }
 
 fn service(args: &LoadArgs, kind: ServiceKind) -> Result<Service, Error> {

@@ -6,6 +6,7 @@
 //!
 //! Invariant *decided-beforehand*: neither a clock nor a reply is known here. Read next: `client.rs`, which sends on time.
 
+use crate::load::demand::Demand;
 use crate::load::plan::Arrivals;
 use crate::random::Random;
 
@@ -23,6 +24,8 @@ pub enum Stream {
     Keys = 4,
     /// The bytes that all requests have in common.
     Body = 5,
+    /// The server of each connection, where a simulated system places them at random.
+    Homes = 6,
 }
 
 /// One request that is due.
@@ -87,6 +90,51 @@ impl Iterator for Schedule {
         self.made += 1;
         let arrival = Arrival { at_ns: at_ns as u64, connection: self.places.below(self.connections) };
         (arrival.at_ns < self.length_ns).then_some(arrival)
+    }
+}
+
+/// How long the request `number` of a connection asks to be served, both from 0 on. The same request asks for the same,
+/// however often its frame is made.
+pub fn demand_ns(demand: &Demand, seed: u64, connection: usize, number: u64) -> u64 {
+    let index = (connection as u64) << 40 | number;
+    demand.sample_ns(&mut Random::at(seed, Stream::Demands as u64, index))
+}
+
+/// The trace of an open loop: what a load of these arrivals, connections, demands and this seed asks for, without end.
+pub struct Trace {
+    schedule: Schedule,
+    demand: Demand,
+    seed: u64,
+    /// Requests of each connection so far.
+    made: Vec<u64>,
+}
+
+/// One request of a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// When, and over which connection.
+    pub arrival: Arrival,
+    /// How long it asks to be served.
+    pub demand_ns: u64,
+}
+
+impl Trace {
+    /// The trace of a load. A closed loop has none.
+    pub fn new(arrivals: Arrivals, connections: usize, demand: Demand, seed: u64) -> Trace {
+        let schedule = Schedule::new(arrivals, connections, u64::MAX, seed);
+        Trace { schedule, demand, seed, made: vec![0; connections] }
+    }
+}
+
+impl Iterator for Trace {
+    type Item = Due;
+
+    fn next(&mut self) -> Option<Due> {
+        let arrival = self.schedule.next()?;
+        let number = &mut self.made[arrival.connection];
+        let demand_ns = demand_ns(&self.demand, self.seed, arrival.connection, *number);
+        *number += 1;
+        Some(Due { arrival, demand_ns })
     }
 }
 
@@ -171,5 +219,22 @@ mod tests {
         let places = |rate_per_s: f64| arrivals(Arrivals::Poisson { rate_per_s }, 1).into_iter().map(|a| a.connection);
         assert!(places(1_000.0).zip(places(2_000.0)).all(|(slow, fast)| slow == fast));
         assert!(arrivals(Arrivals::Closed, 1).is_empty());
+    }
+
+    #[test]
+    fn a_trace_is_what_a_load_with_its_seed_sends() {
+        let poisson = Arrivals::Poisson { rate_per_s: 2_000.0 };
+        let demand = Demand::parse("exp:1ms").expect("it is a distribution");
+        let trace: Vec<Due> = Trace::new(poisson, 7, demand.clone(), 4).take(1_000).collect();
+        assert!(Schedule::new(poisson, 7, SECOND_NS, 4).zip(&trace).all(|(arrival, due)| arrival == due.arrival));
+        // Demands are numbered on each connection, as its frames are.
+        for connection in 0..7 {
+            let own = trace.iter().filter(|due| due.arrival.connection == connection);
+            let found: Vec<u64> = own.map(|due| due.demand_ns).collect();
+            assert!(found.len() > 50);
+            let expected: Vec<u64> =
+                (0..found.len() as u64).map(|number| demand_ns(&demand, 4, connection, number)).collect();
+            assert_eq!(found, expected);
+        }
     }
 }
