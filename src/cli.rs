@@ -2,10 +2,12 @@
 //!
 //! Values stay text here: `config.rs` gives a flag the same meaning as the key of the file, and one error for both.
 //! What a flag does when it is left out comes from there as well. The flags of a load are in `cli/load.rs`, and their
-//! meaning in `load/plan.rs`; those of a cell in `cli/cell.rs` and `cell/command.rs`. Read next: [`Config`](crate::config::Config).
+//! meaning in `load/plan.rs`; those of a simulation in `cli/simulate.rs` and `simulate/plan.rs`; those of a cell in
+//! `cli/cell.rs` and `cell/command.rs`. Read next: [`Config`](crate::config::Config).
 
 mod cell;
 mod load;
+mod simulate;
 
 use std::path::PathBuf;
 
@@ -19,6 +21,7 @@ use crate::service::SERVICES;
 
 pub use self::cell::{CellArgs, CellCommand, WatchArgs};
 pub use self::load::LoadArgs;
+pub use self::simulate::SimulateArgs;
 
 /// A command line that clap has let through.
 #[derive(Parser, Debug)]
@@ -51,6 +54,9 @@ pub enum Command {
     /// Put load on any TCP or UDP server and report what it did
     #[command(after_help = load::NOTES)]
     Load(LoadArgs),
+    /// Predict waits and latencies by queueing theory and a seeded simulator
+    #[command(after_help = simulate::NOTES)]
+    Simulate(SimulateArgs),
     /// Get, set or watch a value that processes share by a file
     #[command(after_help = cell::NOTES, subcommand_required = true, arg_required_else_help = true,
         disable_help_subcommand = true)]
@@ -360,6 +366,7 @@ fn render_command(above: &str, command: &clap::Command, page: &mut Vec<u8>) -> s
     page.extend(String::from_utf8_lossy(&options).replace(".SH ", ".SS ").into_bytes());
     match command.get_name() {
         "load" => render_notes(("SS", "NOTES"), load::NOTES, page)?,
+        "simulate" => render_notes(("SS", "NOTES"), simulate::NOTES, page)?,
         "cell" => render_notes(("SS", "NOTES"), cell::NOTES, page)?,
         _ => {}
     }

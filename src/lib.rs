@@ -24,7 +24,8 @@
 //! - [`server`]: the same for a program of your own, with a handler that can send from anywhere;
 //! - [`cell`]: a value that processes share by a file, and watch;
 //! - [`load`]: the load generator, which talks to any server; [`random`]: its seeded draws;
-//! - [`queueing`]: what theory and a simulator say of servers and those who wait for them.
+//! - [`queueing`]: what theory and a simulator say of servers and of those who wait for them; [`simulate`]: the same
+//!   under a load.
 //!
 //! Arrows point one way: `service → session ← engine → net ← load`, `cell → net`. The course is in `design/`, beginning with its README.
 
@@ -45,6 +46,7 @@ pub mod random;
 pub mod server;
 pub mod service;
 pub mod session;
+pub mod simulate;
 pub mod spend;
 mod sync;
 pub mod units;

@@ -52,6 +52,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             let clean = maitred::load::command(&args)?;
             Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::Simulate(args) => maitred::simulate::command(&args).map(|()| ExitCode::SUCCESS),
         Command::Cell(args) => maitred::cell::command(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => print(&cli::completions(shell)),
         Command::Man => print(&cli::man()),

@@ -11,7 +11,7 @@ const LONGEST: usize = 600;
 /// Which modules of the crate each may import. An empty list imports none. A module that is not named here fails.
 const ARROWS: &[(&str, &[&str])] = &[
     ("cell", &["cli", "clock", "config", "error", "net", "sync", "units"]),
-    ("cli", &["cell", "config", "engine", "load", "service", "units"]),
+    ("cli", &["cell", "config", "engine", "load", "service", "simulate", "units"]),
     ("clock", &[]),
     ("config", &["cli", "error", "service", "session", "units"]),
     ("daemon", &["cli", "clock", "config", "engine", "error", "logging", "metrics", "net", "session"]),
@@ -21,7 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lib", &[]),
     ("load", &["cli", "clock", "config", "error", "logging", "metrics", "net", "random", "units"]),
     ("logging", &["net"]),
-    ("main", &["cell", "cli", "config", "daemon", "engine", "error", "load", "logging"]),
+    ("main", &["cell", "cli", "config", "daemon", "engine", "error", "load", "logging", "simulate"]),
     ("metrics", &["session::guard", "session::handler"]),
     ("net", &[]),
     ("queueing", &[]),
@@ -44,6 +44,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("session", &["clock", "sync"]),
+    ("simulate", &["cli", "config", "error", "load", "metrics", "queueing", "random", "units"]),
     ("spend", &["clock", "units"]),
     ("sync", &[]),
     ("units", &[]),
