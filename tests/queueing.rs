@@ -4,7 +4,7 @@
 //! fixed, and what is held to is how many intervals hold it: a simulator that is wrong by little loses nearly all.
 
 use maitred::load::demand::Demand;
-use maitred::queueing::simulator::{Discipline, Queue, Served, simulate};
+use maitred::queueing::simulator::{Discipline, Queue, Served, System, simulate};
 use maitred::simulate::Scenario;
 use maitred::simulate::sample::Interval;
 use maitred::simulate::scenario::{Placement, Spacing};
@@ -190,6 +190,23 @@ fn the_same_trace_does_the_same_work_in_every_order() {
     assert_eq!((end(Discipline::Lifo), end(Discipline::ShortestFirst)), (fifo, fifo));
     // Shares are rounded to nanoseconds at each end.
     assert!(end(Discipline::ProcessorSharing).abs_diff(fifo) <= 10_000, "{fifo}");
+}
+
+#[test]
+fn a_trace_that_was_kept_replays_as_it_ran() {
+    let scenario = scenario(4, "stealing", Discipline::Fifo, "exp:10us");
+    let kept: Vec<_> = scenario.trace(0.7).take(scenario.requests as usize).collect();
+    let mut replayed = Vec::new();
+    simulate(&scenario.system, kept.iter().copied(), |served| replayed.push(*served));
+    replayed.sort_by_key(|served| served.number);
+    assert_eq!(replayed, served(&scenario, 0.7));
+    // The same trace through the ideal: as many, and none later than with costs.
+    let mut ideal = scenario.clone();
+    ideal.system = System::ideal(4);
+    let mut costly = ideal.clone();
+    costly.system.costs.request_ns = 1_000;
+    let pairs = served(&ideal, 0.7).into_iter().zip(served(&costly, 0.7));
+    assert!(pairs.into_iter().all(|(ideal, costly)| ideal.end_ns < costly.end_ns));
 }
 
 #[test]

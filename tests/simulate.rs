@@ -200,7 +200,7 @@ fn wrong_usage_exits_with_2_and_says_so_in_one_line() {
         ("--load 0.1..0.9", format!("--load: 0.1..0.9 does not say how many points it has; {shares}")),
         ("--servers 0", "--servers: 0 is too small; expected a number from 1 to 65536".to_owned()),
         ("--servers 1,2", "--servers: 1,2 is not a number; expected a number from 1 to 65536".to_owned()),
-        ("--connections 0", "--connections: 0 is too small; expected a number from 1 to 100000000".to_owned()),
+        ("--connections 0", "--connections: 0 is too small; expected a number from 1 to 10000000".to_owned()),
         ("--requests 999", "--requests: 999 is too small; expected a number from 1000 to 100000000000".to_owned()),
         ("--seed x", "--seed: x is not a number; expected a number from 0 to 18446744073709551615".to_owned()),
         ("--hand-off 5", format!("--hand-off: 5 has no unit; {}", durations("0s"))),

@@ -25,7 +25,7 @@ pub const DEMAND: &str = "exp:10us";
 
 /// The upper bounds are there so that a slip of the keyboard is an error and not an hour.
 const MAX_SERVERS: u64 = 65_536;
-const MAX_CONNECTIONS: u64 = 100_000_000;
+const MAX_CONNECTIONS: u64 = 10_000_000;
 const MAX_REQUESTS: u64 = 100_000_000_000;
 const MAX_LOW_WATER: u64 = 1_000_000_000;
 const MAX_COST: Duration = Duration::from_secs(3_600);
