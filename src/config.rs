@@ -100,6 +100,8 @@ pub struct EngineInfo {
     pub at_once: AtOnce,
     /// Whether it makes processes: then nothing else in this one may start a thread.
     pub forks: bool,
+    /// Whether the number of its workers can change while it serves; if not, why.
+    pub resizes: Result<(), &'static str>,
 }
 
 impl EngineInfo {

@@ -18,7 +18,7 @@ use log::{info, warn};
 
 use crate::cli::ServeArgs;
 use crate::clock::Clock;
-use crate::config::{self, AtOnce, Config, DatagramSettings, Limits, Scheme, default_udp_ports};
+use crate::config::{self, AtOnce, Config, DatagramSettings, EngineInfo, Limits, Scheme, default_udp_ports};
 use crate::engine::{self, Command, ENGINES, Endpoint, Hearing, Running, Served, Start};
 use crate::error::Error;
 use crate::logging::Log;
@@ -41,6 +41,7 @@ const MOST_SESSIONS: usize = 1 << 22;
 /// A daemon at work.
 pub struct Daemon {
     engine: Box<dyn Running>,
+    info: &'static EngineInfo,
     listening: Vec<Listening>,
     /// Sessions that the process may open descriptors for.
     most_sessions: usize,
@@ -139,7 +140,8 @@ impl Daemon {
         }
         let endpoints = guarded(sockets, &settings.datagrams);
         let start = Start::new(settings, listeners, endpoints, most_sessions.min(MOST_SESSIONS), Clock::start());
-        Ok(Daemon { engine: engine::start(config.engine, start)?, listening, most_sessions })
+        let info = config.engine_info(ENGINES);
+        Ok(Daemon { engine: engine::start(config.engine, start)?, info, listening, most_sessions })
     }
 
     /// What it listens on.
@@ -161,6 +163,25 @@ impl Daemon {
     pub fn limit(&self, mut limits: Limits) {
         lower_to(&mut limits, self.most_sessions);
         self.engine.command(Command::Limit(limits));
+    }
+
+    /// Workers that there are; those that are to go count until they have gone.
+    pub fn workers(&self) -> usize {
+        self.engine.workers()
+    }
+
+    /// Goes on with so many workers. More of them serve at once; who is to go finishes the turn that it is in, and the last of
+    /// them calls `in_force` with the number that is in force then. Returns without waiting for that; any thread may call it.
+    ///
+    /// # Errors
+    /// The engine does not resize, the number is out of range or does not fit the other settings, or a thread cannot be had.
+    /// Then the number stays as it was, and `in_force` is not called.
+    pub fn set_workers(&self, workers: usize, in_force: impl FnOnce(usize) + Send + 'static) -> Result<(), Error> {
+        self.info.resizes.map_err(|reason| {
+            let attempt = format!("change the workers of the engine {}", self.info.name);
+            Error::resource(attempt, io::Error::other(reason))
+        })?;
+        self.engine.resize(workers, Box::new(in_force))
     }
 
     /// The counters now.

@@ -43,6 +43,7 @@ pub(crate) mod thread {
     #[cfg(test)]
     pub(crate) use loom::thread::{JoinHandle, spawn};
 
+    #[derive(Clone)]
     pub(crate) struct Thread(Arc<Notify>);
 
     loom::thread_local! {

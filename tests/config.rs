@@ -22,6 +22,7 @@ const ENGINES: &[EngineInfo] = &[
         options: &["workers", "queue", "spin", "ring", "pin"],
         at_once: AtOnce::Many,
         forks: false,
+        resizes: Ok(()),
     },
     EngineInfo {
         name: "picky",
@@ -30,6 +31,7 @@ const ENGINES: &[EngineInfo] = &[
         options: &[],
         at_once: AtOnce::One,
         forks: false,
+        resizes: Err("it has no workers"),
     },
     EngineInfo {
         name: "plain",
@@ -38,6 +40,7 @@ const ENGINES: &[EngineInfo] = &[
         options: &["ring"],
         at_once: AtOnce::One,
         forks: false,
+        resizes: Err("it has no workers"),
     },
 ];
 

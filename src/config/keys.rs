@@ -7,7 +7,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::settings::{Limits, LowWater, Placement, Rearm, Settings, Wake, available_cores};
+use super::settings::{Limits, LowWater, MAX_WORKERS, Placement, Rearm, Settings, Wake, available_cores};
 pub(crate) use crate::units::shown;
 use crate::units::{parse_duration, parse_size, show_duration, show_size};
 
@@ -61,9 +61,6 @@ impl Unfit {
 const DAY: Duration = Duration::from_secs(86_400);
 const MILLISECOND: Duration = Duration::from_millis(1);
 const GIB: usize = 1 << 30;
-
-/// Above it, `auto` stops as well.
-pub(super) const MAX_WORKERS: usize = 1_024;
 
 /// Processes that a scoreboard has places for.
 const MAX_PROCESS_COUNT: usize = 4_096;

@@ -6,12 +6,12 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// How an engine schedules and what it may hold. Fixed for the life of the process, but for the timeouts and the
-/// number of connections in [`Limits`].
+/// How an engine schedules and what it may hold. Fixed for the life of the process, but for the workers of an engine that
+/// resizes, and for the timeouts and the number of connections in [`Limits`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Read by the engine at start: threads that run turns. Default: the cores that the process may use, since a turn
-    /// does not block.
+    /// Read by the engine at start: threads that run turns, to begin with where the engine resizes. Default: the cores that
+    /// the process may use, since a turn does not block.
     pub workers: usize,
     /// Read by the engine at start: turns that the service queue holds before the poller waits. Default
     /// [`QUEUE_CAPACITY`].
@@ -159,6 +159,8 @@ pub enum Rearm {
     Oneshot,
 }
 
+/// The most workers that there can be, for `auto` too, and of what each has to itself as many places.
+pub const MAX_WORKERS: usize = 1_024;
 /// Turns in the service queue: some milliseconds of work for two workers on echo. Guess; see the queue sweep.
 pub const QUEUE_CAPACITY: usize = 1_024;
 /// Ready sessions per call: above it the kernel copies for longer than the call costs. Guess; see the batch sweep.
@@ -273,5 +275,5 @@ impl Default for Settings {
 /// Cores that this process may use, by affinity and control group; one if the system does not say.
 pub(super) fn available_cores() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    cores.min(super::keys::MAX_WORKERS)
+    cores.min(MAX_WORKERS)
 }

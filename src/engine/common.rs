@@ -88,6 +88,14 @@ impl Common {
         self.desks.iter().for_each(|desk| desk.leave(Errand::Tell(command.clone())));
     }
 
+    /// Whether the settings are right with so many workers.
+    ///
+    /// # Errors
+    /// The one that does not fit, by its name in the file.
+    pub(super) fn check_workers(&self, workers: usize) -> Result<(), Error> {
+        Settings { workers, ..self.settings.clone() }.check()
+    }
+
     /// Counts a connection in, unless `most` are open.
     pub(super) fn enter(&self, most: usize) -> bool {
         let enters = |live: usize| (live < most).then_some(live + 1);

@@ -8,7 +8,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::{Builder, JoinHandle};
 
 use crate::error::Error;
@@ -32,24 +32,30 @@ impl Hand {
 }
 
 /// Threads at work.
-#[derive(Default)]
 pub(super) struct Crew {
     /// The processors that its threads are pinned to in turn; none if they are not pinned.
     processors: Vec<usize>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// None once all have been waited for: nobody comes any more.
+    threads: Mutex<Option<Vec<JoinHandle<()>>>>,
 }
 
 impl Crew {
     /// Nobody yet.
     pub(super) fn new(pin: bool) -> Crew {
-        Crew { processors: if pin { os::processors() } else { Vec::new() }, threads: Mutex::default() }
+        Crew { processors: if pin { os::processors() } else { Vec::new() }, threads: Mutex::new(Some(Vec::new())) }
     }
 
-    /// Starts these threads: *all-or-none*.
+    /// Starts these threads beside those that are there: *all-or-none*.
     ///
     /// # Errors
-    /// When one of them cannot be had.
+    /// When one of them cannot be had, or the crew has been waited for.
     pub(super) fn start(&self, hands: impl IntoIterator<Item = Hand>) -> Result<(), Error> {
+        let mut at_work = self.lock();
+        let Some(at_work) = &mut *at_work else {
+            return Err(Error::resource("start a thread", io::Error::other("the engine has finished")));
+        };
+        // A thread that has ended keeps its stack until somebody has waited for it.
+        at_work.extract_if(.., |thread| thread.is_finished()).for_each(join_one);
         let all_are_here = Arc::new(OnceLock::new());
         let (mut threads, mut started) = (Vec::new(), Ok(()));
         for hand in hands {
@@ -64,8 +70,8 @@ impl Crew {
         }
         all_are_here.set(started.is_ok()).expect("it is said once");
         match started {
-            Ok(()) => self.threads.lock().expect("no thread panics while it holds this lock").extend(threads),
-            Err(_) => join_all(threads),
+            Ok(()) => at_work.extend(threads),
+            Err(_) => threads.into_iter().for_each(join_one),
         }
         started
     }
@@ -87,16 +93,31 @@ impl Crew {
         })
     }
 
-    /// Waits for all of them.
+    /// Waits for all of them, also for those that come meanwhile.
     pub(super) fn join(&self) {
-        join_all(std::mem::take(&mut *self.threads.lock().expect("no thread panics while it holds this lock")));
+        while let Some(threads) = self.take() {
+            threads.into_iter().for_each(join_one);
+        }
+    }
+
+    /// Those who are there; if nobody is, nobody comes any more.
+    fn take(&self) -> Option<Vec<JoinHandle<()>>> {
+        let mut at_work = self.lock();
+        let threads = at_work.take()?;
+        if threads.is_empty() {
+            return None;
+        }
+        *at_work = Some(Vec::new());
+        Some(threads)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<JoinHandle<()>>>> {
+        self.threads.lock().expect("no thread panics while it holds this lock")
     }
 }
 
-fn join_all(threads: Vec<JoinHandle<()>>) {
-    for thread in threads {
-        thread.join().expect("a thread that panics ends the process");
-    }
+fn join_one(thread: JoinHandle<()>) {
+    thread.join().expect("a thread that panics ends the process");
 }
 
 /// Runs code whose panic is a bug of ours.
@@ -126,7 +147,7 @@ mod tests {
         let started = crew.start((0..3).map(hand).chain([giant, hand(4)]));
         let said = started.expect_err("there is no such stack").to_string();
         assert!(said.starts_with("cannot start the thread hand-3: "), "{said}");
-        assert!(crew.threads.lock().expect("nobody panicked").is_empty());
+        assert!(crew.lock().as_ref().is_some_and(Vec::is_empty));
 
         crew.start((5..8).map(hand)).expect("there are threads");
         crew.join();

@@ -27,6 +27,7 @@ pub(super) const ENTRY: Entry = Entry {
         options: &["batch", "budget", "ring", "rearm", "stages", "pin"],
         at_once: AtOnce::Many,
         forks: false,
+        resizes: Err("it has one thread"),
     },
     start: |mut start| {
         let listeners = vec![std::mem::take(&mut start.listeners)];

@@ -31,6 +31,7 @@ pub(super) const ENTRY: Entry = Entry {
         options: &["workers", "batch", "budget", "ring", "rearm", "stages", "pin", "placement"],
         at_once: AtOnce::Many,
         forks: false,
+        resizes: Err("a session lives on its loop for life"),
     },
     start: |start| Ok(Box::new(begin(start)?)),
     available: anywhere,

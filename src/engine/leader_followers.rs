@@ -17,7 +17,8 @@
 //!
 //! Invariant *somebody-returns*: while nobody leads, a thread that is awake is on its way to look for the role: whoever
 //! gives the role up either wakes a follower or comes back itself, and a follower lies down only after it has said so and
-//! has then seen the role taken (`parking.rs`). Read next: `thread_per_connection.rs`; the chapter is
+//! has then seen the role taken (`parking.rs`). One that is to go (`roster.rs`), be it the leader, does as whoever gives the
+//! role up: while nobody leads it wakes a follower before it leaves. Read next: `thread_per_connection.rs`; the chapter is
 //! `design/engines/leader-followers.md`.
 
 use std::collections::VecDeque;
@@ -31,12 +32,11 @@ use super::crew::{Crew, Hand};
 use super::front::Front;
 use super::parking::IdleStack;
 use super::reactor::{Reactor, Request, Sessions};
+use super::roster::{Place, Roster};
 use super::turns::Turns;
-use super::{Command, Entry, Hearing, Running, Start, anywhere, carries_all};
+use super::{Command, Entry, Hearing, InForce, Running, Start, anywhere, carries_all};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
-use crate::metrics::counters::TurnCounters;
-use crate::metrics::stages::StageRecorder;
 use crate::metrics::summary::{Summary, TurnSummary};
 use crate::net::poller::Batch;
 use crate::session::handler::Pace;
@@ -49,6 +49,7 @@ pub(super) const ENTRY: Entry = Entry {
         options: &["workers", "batch", "budget", "ring", "rearm", "stages", "pin"],
         at_once: AtOnce::Many,
         forks: false,
+        resizes: Ok(()),
     },
     start: |start| Ok(Box::new(LeaderFollowers::start(start)?)),
     available: anywhere,
@@ -74,8 +75,7 @@ struct Shared {
     turn_ns: AtomicU64,
     /// Set by the leader that finds the engine drained.
     is_over: AtomicBool,
-    turn_counters: Box<[TurnCounters]>,
-    stages: Box<[StageRecorder]>,
+    roster: Roster,
 }
 
 /// The running engine.
@@ -101,14 +101,9 @@ impl LeaderFollowers {
             all_brief,
             turn_ns: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
-            turn_counters: (0..workers).map(|_| TurnCounters::default()).collect(),
-            stages: (0..workers).map(|_| StageRecorder::default()).collect(),
+            roster: Roster::new(workers),
         });
-        let for_members = Arc::clone(&shared);
-        crew.start((0..workers).map(|number| {
-            let shared = Arc::clone(&for_members);
-            Hand::new(format!("worker-{number}"), Some(number), move || Member::new(&shared, number).run())
-        }))?;
+        crew.start((0..workers).map(|number| member(&shared, number)))?;
         Ok(LeaderFollowers { shared, crew })
     }
 
@@ -116,8 +111,8 @@ impl LeaderFollowers {
         Books {
             engine: ENTRY.info.name,
             common: &self.shared.common,
-            turns: self.shared.turn_counters.iter().collect(),
-            stages: self.shared.stages.iter().collect(),
+            turns: self.shared.roster.places.iter().map(|place| &place.counters).collect(),
+            stages: self.shared.roster.places.iter().map(|place| &place.stages).collect(),
             polls_sessions: true,
             buffer_bytes: Some(self.shared.reactor.budget.made_bytes()),
             accepted_elsewhere: 0,
@@ -126,9 +121,15 @@ impl LeaderFollowers {
     }
 }
 
+fn member(shared: &Arc<Shared>, number: usize) -> Hand {
+    let shared = Arc::clone(shared);
+    Hand::new(format!("worker-{number}"), Some(number), move || Member::new(&shared, number).run())
+}
+
 /// One of the threads.
 struct Member<'a> {
     shared: &'a Shared,
+    place: &'a Place,
     number: usize,
     turns: Turns<'a>,
     batch: Batch,
@@ -138,12 +139,14 @@ struct Member<'a> {
 
 impl<'a> Member<'a> {
     fn new(shared: &'a Shared, number: usize) -> Member<'a> {
-        let (counters, stages) = (&shared.turn_counters[number], &shared.stages[number]);
+        let place = &shared.roster.places[number];
+        let Place { counters, stages, .. } = place;
         let events = if shared.all_brief { shared.common.settings.batch } else { 1 };
         Member {
             turns: Turns::new(&shared.common, &shared.reactor.budget, counters, stages).numbered(number),
             batch: Batch::new(events),
             found: VecDeque::with_capacity(events),
+            place,
             number,
             shared,
         }
@@ -152,7 +155,7 @@ impl<'a> Member<'a> {
     fn run(mut self) {
         let shared = self.shared;
         shared.idle.occupy(self.number);
-        while !shared.is_over.load(Ordering::SeqCst) {
+        while !shared.is_over.load(Ordering::SeqCst) && !self.place.is_to_go() {
             let leads = !shared.is_led.load(Ordering::Relaxed) && !shared.is_led.swap(true, Ordering::SeqCst);
             if leads {
                 self.lead();
@@ -163,6 +166,21 @@ impl<'a> Member<'a> {
                 self.follow();
             }
         }
+        self.leave();
+    }
+
+    /// Hands on what it has: to whoever leads, what wants another turn; and the role, if nobody has it (*somebody-returns*).
+    fn leave(self) {
+        let Member { shared, number, turns, found, .. } = self;
+        if !shared.is_over.load(Ordering::SeqCst) {
+            found.into_iter().for_each(|request| shared.reactor.leave(request));
+        }
+        if shared.idle.pass_wake_on(|| !shared.is_led.load(Ordering::SeqCst)).is_some() {
+            turns.counters().worker_wakes.add(1);
+        }
+        // Gives its rings back.
+        drop(turns);
+        shared.roster.leave(number);
     }
 
     /// Waits for readiness, unless there is something to serve already, and gives the role up.
@@ -171,7 +189,8 @@ impl<'a> Member<'a> {
         let mut front = shared.front.try_lock().expect("only the leader has it, and no leader panics");
         let is_over = front.is_drained();
         if !is_over {
-            let is_busy = !self.found.is_empty() || !front.floor.ready.is_empty();
+            // Told before it took the role, it may not wait: whoever led then has heard the ring.
+            let is_busy = !self.found.is_empty() || !front.floor.ready.is_empty() || self.place.is_to_go();
             front.wait(&mut self.batch, is_busy.then_some(Duration::ZERO));
             // Others may serve what a turn or a call that takes long would hold up.
             let most = if shared.all_brief { usize::MAX } else { 1 };
@@ -221,7 +240,10 @@ impl<'a> Member<'a> {
         if shared.reactor.budget.awaited.load(Ordering::SeqCst) {
             self.turns.give_up_rings();
         }
-        let is_needed = || !shared.is_led.load(Ordering::SeqCst) || shared.is_over.load(Ordering::SeqCst);
+        let is_needed = || {
+            let is_free = !shared.is_led.load(Ordering::SeqCst);
+            is_free || shared.is_over.load(Ordering::SeqCst) || self.place.is_to_go()
+        };
         if shared.idle.sleep_unless(self.number, is_needed) {
             self.turns.counters().parks.add(1);
         }
@@ -233,10 +255,29 @@ impl Running for LeaderFollowers {
         self.shared.common.tell(&command);
     }
 
+    fn workers(&self) -> usize {
+        self.shared.roster.present()
+    }
+
+    fn resize(&self, workers: usize, in_force: InForce) -> Result<(), Error> {
+        let shared = &self.shared;
+        shared.common.check_workers(workers)?;
+        let start = |numbers: &[usize]| {
+            shared.idle.make_seats(shared.roster.places.len());
+            self.crew.start(numbers.iter().map(|&number| member(shared, number)))
+        };
+        shared.roster.resize(workers, in_force, start, |number| {
+            shared.idle.rouse(number);
+            // It may be the one that leads.
+            shared.reactor.desk().poller.wake();
+        })
+    }
+
     fn summary(&self) -> Summary {
         let mut summary = self.books().summary();
-        for (turns, counters) in summary.worker_turns.iter_mut().zip(&self.shared.turn_counters) {
-            turns.add_known(TurnSummary::of([counters], OWN_TURNS));
+        summary.workers = self.shared.roster.staying();
+        for (turns, place) in summary.worker_turns.iter_mut().zip(self.shared.roster.places.iter()) {
+            turns.add_known(TurnSummary::of([&place.counters], OWN_TURNS));
         }
         summary
     }

@@ -19,6 +19,7 @@ mod endpoint;
 mod event_loop;
 mod event_loops;
 mod front;
+mod growing;
 mod leader_followers;
 mod loops;
 mod parking;
@@ -28,6 +29,7 @@ mod proactor;
 mod process_per_connection;
 mod processes;
 mod reactor;
+mod roster;
 pub mod scoreboard;
 mod serial;
 mod thread_per_connection;
@@ -200,6 +202,9 @@ pub enum Command {
     Limit(Limits),
 }
 
+/// Called once with the number of workers that is in force.
+pub type InForce = Box<dyn FnOnce(usize) + Send>;
+
 /// Something that the caller of [`Running::join`] must hear of meanwhile.
 pub struct Hearing<'a> {
     /// Readable when there is something to hear.
@@ -212,6 +217,22 @@ pub struct Hearing<'a> {
 pub trait Running: Send + Sync {
     /// Tells the engine something; returns at once.
     fn command(&self, command: Command);
+
+    /// Workers that there are, with those that have been told to go and have not gone yet.
+    fn workers(&self) -> usize {
+        self.summary().workers
+    }
+
+    /// Goes on with so many workers, and calls `in_force` when that is so: whoever is to go finishes first what it is in. More
+    /// of them serve at once. Any thread, a worker's own too: it returns without waiting for anybody's turn. Only for an engine
+    /// that [resizes](EngineInfo::resizes).
+    ///
+    /// # Errors
+    /// The number is out of range, does not fit the other settings, or a thread cannot be had: then the number stays as it
+    /// was, and `in_force` is not called.
+    fn resize(&self, _workers: usize, _in_force: InForce) -> Result<(), Error> {
+        unreachable!("whoever resizes has asked whether that can be")
+    }
 
     /// The counters now; any thread, any time.
     fn summary(&self) -> Summary;

@@ -45,6 +45,7 @@ pub(super) const ENTRY: Entry = Entry {
         options: &["workers", "batch", "budget", "ring", "stages", "pin"],
         at_once: AtOnce::Many,
         forks: false,
+        resizes: Err("a session's operations are in the ring of its worker for life"),
     },
     start: |start| Ok(Box::new(begin(start)?)),
     available,

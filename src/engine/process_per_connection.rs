@@ -39,6 +39,7 @@ pub(super) const ENTRY: Entry = Entry {
         options: &["budget", "ring"],
         at_once: AtOnce::Many,
         forks: true,
+        resizes: Err("it has a process for each client"),
     },
     start: |mut start| {
         let common = Arc::new(Common::new(&mut start, 1)?);

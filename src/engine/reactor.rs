@@ -297,7 +297,9 @@ impl Reactor {
         left.push(request);
         self.has_left.store(true, Ordering::SeqCst);
         drop(left);
-        self.desk().rouse();
+        let desk = self.desk();
+        // Where nobody has mail the front does not say that it dozes.
+        if self.common.needs.mail { desk.rouse() } else { desk.poller.wake() }
     }
 
     /// Puts the session aside until there is memory for its ring.

@@ -39,6 +39,7 @@ pub(super) const ENTRY: Entry = Entry {
         options: &["budget", "ring", "stages", "pin"],
         at_once: AtOnce::One,
         forks: false,
+        resizes: Err("it has one thread"),
     },
     start: |start| Ok(Box::new(Serial::start(start)?)),
     available: anywhere,

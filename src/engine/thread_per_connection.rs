@@ -47,6 +47,7 @@ pub(super) const ENTRY: Entry = Entry {
         options: &["budget", "ring", "stages"],
         at_once: AtOnce::Many,
         forks: false,
+        resizes: Err("it has a thread for each client"),
     },
     start: |start| Ok(Box::new(ThreadPerConnection::start(start)?)),
     available: anywhere,

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::wake_rule::{RECHECK, Scene, TIMED_TURNS, TurnWatch, WakeRule};
-use super::{NONE_LEFT, Shared};
+use super::{NONE_LEFT, POLLER, Shared};
 use crate::config::LowWater;
 use crate::engine::reactor::Request;
 use crate::engine::turns::Turns;
@@ -27,6 +27,9 @@ const LONGEST_PARK: Duration = Duration::from_millis(1);
 /// What the poller needs to hand requests on. Owned by the poll loop.
 pub(super) struct HandOff<'a> {
     shared: &'a Shared,
+    /// Workers in force, as they were at the last look.
+    workers: usize,
+    /// For so many.
     rule: WakeRule,
     turns: Turns<'a>,
     /// Whether the poller may run turns itself.
@@ -41,12 +44,14 @@ impl<'a> HandOff<'a> {
     /// `all_brief`: whether the turns of every service here are bounded by the byte budget.
     pub(super) fn new(shared: &'a Shared, all_brief: bool) -> HandOff<'a> {
         let settings = shared.settings();
+        let workers = shared.roster.staying();
         HandOff {
             shared,
-            rule: WakeRule::new(settings.wake, settings.workers, shared.processors),
-            turns: shared.turns(settings.workers),
+            workers,
+            rule: WakeRule::new(settings.wake, workers, shared.processors),
+            turns: shared.turns(&shared.poller, POLLER),
             assists: settings.assist && all_brief,
-            watch: TurnWatch::new(settings.workers),
+            watch: TurnWatch::default(),
             paced_turns: 0,
             paced_ns: 0,
         }
@@ -66,6 +71,7 @@ impl<'a> HandOff<'a> {
     /// Returns early when there are commands, or when the clock reaches `alarm_ns`; what then found no room in the queue
     /// is put there at the next call.
     pub(super) fn hand_on(&mut self, ready: &mut VecDeque<Request>, alarm_ns: u64) {
+        self.count_workers();
         self.assist(ready);
         let queued = ready.len();
         self.put_ready(ready, alarm_ns);
@@ -87,6 +93,20 @@ impl<'a> HandOff<'a> {
                 return;
             }
         }
+    }
+
+    /// Follows their number, which others change.
+    fn count_workers(&mut self) {
+        let workers = self.shared.roster.staying();
+        if workers != self.workers {
+            self.workers = workers;
+            self.rule = WakeRule::new(self.shared.settings().wake, workers, self.shared.processors);
+        }
+    }
+
+    /// Workers that are awake, if so many sleep. One that is about to go may be among the sleepers for a moment.
+    fn awake(&self, idle: usize) -> usize {
+        self.shared.roster.staying().saturating_sub(idle)
     }
 
     /// Moves `ready` into the queue. When that is full, waits until a worker has made room.
@@ -127,7 +147,7 @@ impl<'a> HandOff<'a> {
     /// Wakes as many workers as the rule says; what it saw, with them counted as awake.
     fn wake_workers(&mut self, backlog: usize, queued: usize) -> Scene {
         let mut scene = self.scene(backlog);
-        let by_count = Scene { awake: self.shared.settings().workers - scene.idle, ..scene };
+        let by_count = Scene { awake: self.awake(scene.idle), ..scene };
         let counters = &self.shared.desk().counters;
         let wakes = self.rule.wakes(scene, queued);
         let now_ns = self.shared.common.clock.now_ns();
@@ -151,13 +171,15 @@ impl<'a> HandOff<'a> {
     fn scene(&mut self, backlog: usize) -> Scene {
         let shared = self.shared;
         let idle = shared.idle.len();
-        let mut awake = shared.settings().workers - idle;
+        let mut awake = self.awake(idle);
         if idle > 0 && awake > 0 {
             let look = |number: usize| {
-                let counters = &shared.turn_counters[number];
-                (counters.turns.read() + counters.calls.read(), shared.idle.is_idle(number))
+                let place = &shared.roster.places[number];
+                let turns = place.counters.turns.read() + place.counters.calls.read();
+                // Who is to go takes nothing more.
+                (turns, shared.idle.is_idle(number) || place.is_to_go())
             };
-            awake = self.watch.count_awake(shared.common.clock.now_ns(), look);
+            awake = self.watch.count_awake(shared.common.clock.now_ns(), shared.roster.span(), look);
         }
         self.scene_of(backlog, idle, awake)
     }
@@ -181,7 +203,7 @@ impl<'a> HandOff<'a> {
             return;
         }
         let idle = shared.idle.len();
-        let scene = self.scene_of(ready.len(), idle, shared.settings().workers - idle);
+        let scene = self.scene_of(ready.len(), idle, self.awake(idle));
         if !self.rule.can_assist(scene) {
             return;
         }

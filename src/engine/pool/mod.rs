@@ -2,7 +2,8 @@
 //!
 //! Starts, joins and stops its parts: `poll_loop.rs` finds ready sessions, `hand_off.rs` queues them and wakes whom it
 //! takes, `service_queue.rs` is the queue, `worker.rs` takes one request at a time and runs the turn; `wake_rule.rs` is
-//! whom to wake, `../parking.rs` how to sleep. The argument that no session is stranded is in `README.md` beside this file.
+//! whom to wake, `../parking.rs` how to sleep, `../roster.rs` who the workers are: their number changes while the pool
+//! serves. The argument that no session is stranded is in `README.md` beside this file.
 //!
 //! Shutdown, in this order; each step finds the stage before it closed and empty:
 //! 1. the front accepts what still waits, closes the listeners and schedules every session to end;
@@ -26,12 +27,11 @@ use super::crew::{Crew, Hand};
 use super::front::Front;
 use super::parking::{IdleStack, Seat};
 use super::reactor::{Reactor, Sessions};
+use super::roster::{Place, Roster};
 use super::turns::Turns;
-use super::{Command, Entry, Hearing, Running, Start, anywhere, carries_all};
-use crate::config::{AtOnce, EngineInfo, LowWater, Settings};
+use super::{Command, Entry, Hearing, InForce, Running, Start, anywhere, carries_all};
+use crate::config::{AtOnce, EngineInfo, LowWater, MAX_WORKERS, Settings};
 use crate::error::Error;
-use crate::metrics::counters::TurnCounters;
-use crate::metrics::stages::StageRecorder;
 use crate::metrics::summary::{Estimates as Learnt, PollSummary, Summary, TurnSummary};
 use crate::session::handler::Pace;
 
@@ -59,6 +59,7 @@ pub(super) const ENTRY: Entry = Entry {
         ],
         at_once: AtOnce::Many,
         forks: false,
+        resizes: Ok(()),
     },
     start: |start| Ok(Box::new(Pool::start(start)?)),
     available: anywhere,
@@ -67,6 +68,9 @@ pub(super) const ENTRY: Entry = Entry {
 /// The low-water mark `auto`: a worker wakes the parked poller when it finds nothing left to take. To do so with a turn
 /// still to run would, on a busy machine, only put the poller in that worker's way.
 pub(super) const NONE_LEFT: usize = usize::MAX;
+
+/// The poller's number among those who run turns: above every worker's, however many there come to be.
+const POLLER: usize = MAX_WORKERS;
 
 /// Counters of turns that only this engine keeps.
 const OWN_TURNS: &[&str] = &["again", "carried", "parks", "yields", "worker_wakes", "poller_wakes"];
@@ -92,9 +96,9 @@ struct Shared {
     processors: usize,
     /// Set by the poller as its last act.
     stopping: AtomicBool,
-    /// One block for each worker, and one for the poller's own turns.
-    turn_counters: Box<[TurnCounters]>,
-    stages: Box<[StageRecorder]>,
+    roster: Roster,
+    /// The counters of turns that the poller runs itself.
+    poller: Place,
 }
 
 /// What the poller writes at every round, on a line of its own: the fields around it are read by every turn.
@@ -123,18 +127,22 @@ impl Shared {
         self.reactor.desk()
     }
 
-    /// Turns of the worker of this number, or of the poller, whose place is after the last worker's.
-    fn turns(&self, place: usize) -> Turns<'_> {
-        let (counters, stages) = (&self.turn_counters[place], &self.stages[place]);
-        Turns::new(&self.common, &self.reactor.budget, counters, stages).numbered(place)
+    /// Turns of whoever has this place and number.
+    fn turns<'a>(&'a self, place: &'a Place, number: usize) -> Turns<'a> {
+        Turns::new(&self.common, &self.reactor.budget, &place.counters, &place.stages).numbered(number)
+    }
+
+    /// All who run turns, and who ever did: the workers by their numbers, then the poller.
+    fn places(&self) -> impl Iterator<Item = &Place> {
+        self.roster.places.iter().chain([&self.poller])
     }
 
     fn books(&self) -> Books<'_> {
         Books {
             engine: "pool",
             common: &self.common,
-            turns: self.turn_counters.iter().collect(),
-            stages: self.stages.iter().collect(),
+            turns: self.places().map(|place| &place.counters).collect(),
+            stages: self.places().map(|place| &place.stages).collect(),
             polls_sessions: true,
             buffer_bytes: Some(self.reactor.budget.made_bytes()),
             accepted_elsewhere: 0,
@@ -173,23 +181,23 @@ impl Pool {
             by_poller: ByPoller { woken_ns: AtomicU64::new(0), park_low_water: AtomicUsize::new(NONE_LEFT) },
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             stopping: AtomicBool::new(false),
-            turn_counters: (0..=workers).map(|_| TurnCounters::default()).collect(),
-            stages: (0..=workers).map(|_| StageRecorder::default()).collect(),
+            roster: Roster::new(workers),
+            poller: Place::default(),
             common: Arc::clone(&common),
             reactor: Arc::clone(&reactor),
         });
         let front = Front::new(Arc::clone(&common), 0, listeners, Sessions::new(&reactor))?;
         let crew = Crew::new(settings.pin);
-        let for_workers = Arc::clone(&shared);
-        let workers = (0..workers).map(|number| {
-            let shared = Arc::clone(&for_workers);
-            Hand::new(format!("worker-{number}"), Some(number), move || worker::Worker::new(&shared, number).run())
-        });
         let for_poller = Arc::clone(&shared);
         let poller = Hand::new("poller", None, move || poll_loop::run(&for_poller, front, all_brief));
-        crew.start(workers.chain([poller]))?;
+        crew.start((0..workers).map(|number| worker(&shared, number)).chain([poller]))?;
         Ok(Pool { shared, crew })
     }
+}
+
+fn worker(shared: &Arc<Shared>, number: usize) -> Hand {
+    let shared = Arc::clone(shared);
+    Hand::new(format!("worker-{number}"), Some(number), move || worker::Worker::new(&shared, number).run())
 }
 
 impl Running for Pool {
@@ -197,15 +205,28 @@ impl Running for Pool {
         self.shared.common.tell(&command);
     }
 
+    fn workers(&self) -> usize {
+        self.shared.roster.present()
+    }
+
+    fn resize(&self, workers: usize, in_force: InForce) -> Result<(), Error> {
+        let shared = &self.shared;
+        shared.common.check_workers(workers)?;
+        let start = |numbers: &[usize]| {
+            shared.idle.make_seats(shared.roster.places.len());
+            self.crew.start(numbers.iter().map(|&number| worker(shared, number)))
+        };
+        shared.roster.resize(workers, in_force, start, |number| shared.idle.rouse(number))
+    }
+
     fn summary(&self) -> Summary {
         let shared = &self.shared;
         let mut summary = shared.books().summary();
         let known = [crate::metrics::summary::TURNS, OWN_TURNS].concat();
-        let each = |counters| TurnSummary::of([counters], &known);
-        let (poller, workers) = shared.turn_counters.split_last().expect("the poller has a block too");
-        summary.workers = workers.len();
-        summary.worker_turns = workers.iter().map(each).collect();
-        summary.poller_turns = Some(each(poller));
+        let each = |place: &Place| TurnSummary::of([&place.counters], &known);
+        summary.workers = shared.roster.staying();
+        summary.worker_turns = shared.roster.places.iter().map(each).collect();
+        summary.poller_turns = Some(each(&shared.poller));
         let own = PollSummary::of([&shared.desk().counters], OWN_POLLS);
         summary.poller.add_known(own);
         summary.estimates = Some(Learnt {

@@ -230,31 +230,31 @@ impl WakeRule {
 
 /// Tells a worker in one long turn from one in many short ones, by looking at its count of turns now and then. Owned by
 /// the poller.
+#[derive(Default)]
 pub(super) struct TurnWatch {
+    /// By number of the worker.
     seen: Vec<Seen>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Seen {
     turns: u64,
     since_ns: u64,
 }
 
 impl TurnWatch {
-    pub(super) fn new(workers: usize) -> TurnWatch {
-        TurnWatch { seen: vec![Seen { turns: 0, since_ns: 0 }; workers] }
-    }
-
     /// A worker was woken: it has not begun a turn yet, which is not to be taken for a long one.
     pub(super) fn note_woken(&mut self, worker: usize, now_ns: u64) {
+        self.make_room(worker + 1);
         self.seen[worker].since_ns = now_ns;
     }
 
-    /// Counts the workers that are awake and have not been seen in the same turn for [`RECHECK`]. `look` tells a
-    /// worker's turns so far and whether it sleeps.
-    pub(super) fn count_awake(&mut self, now_ns: u64, look: impl Fn(usize) -> (u64, bool)) -> usize {
+    /// Counts the workers, of numbers below `span`, that are awake and have not been seen in the same turn for [`RECHECK`].
+    /// `look` tells a worker's turns so far and whether it sleeps, or has gone.
+    pub(super) fn count_awake(&mut self, now_ns: u64, span: usize, look: impl Fn(usize) -> (u64, bool)) -> usize {
+        self.make_room(span);
         let mut awake = 0;
-        for (number, seen) in self.seen.iter_mut().enumerate() {
+        for (number, seen) in self.seen[..span].iter_mut().enumerate() {
             let (turns, asleep) = look(number);
             if asleep || turns != seen.turns {
                 *seen = Seen { turns, since_ns: now_ns };
@@ -263,6 +263,10 @@ impl TurnWatch {
             awake += usize::from(!asleep && !in_long_turn);
         }
         awake
+    }
+
+    fn make_room(&mut self, workers: usize) {
+        self.seen.resize(self.seen.len().max(workers), Seen::default());
     }
 }
 
@@ -398,7 +402,7 @@ mod tests {
     fn simulate(seed: u64, requests: usize, gap_ns: u64, mut service_ns: impl FnMut(&mut Random) -> u64) -> Outcome {
         let rule = WakeRule::new(Wake::Auto, WORKERS, 8);
         let mut random = Random(seed);
-        let mut watch = TurnWatch::new(WORKERS);
+        let mut watch = TurnWatch::default();
         let mut workers = [Worker::Asleep; WORKERS];
         let mut turns = [0_u64; WORKERS];
         let mut poller = PollerState::Polling(None);
@@ -471,7 +475,7 @@ mod tests {
             let scene = Scene {
                 backlog: queue.len(),
                 idle: asleep(&workers),
-                awake: watch.count_awake(now_ns, |number| (turns[number], workers[number] == Worker::Asleep)),
+                awake: watch.count_awake(now_ns, WORKERS, |number| (turns[number], workers[number] == Worker::Asleep)),
                 worker_turn_ns: mean_ns,
                 poller_turn_ns: mean_ns,
                 wake_cost_ns: 100 * US,

@@ -5,6 +5,8 @@
 //! A worker takes one request at a time. Taking several would save a few tens of nanoseconds each, and let the second
 //! one wait behind a first that takes 30 ms while another worker sleeps.
 //!
+//! A worker that is to go (`../roster.rs`) finishes the request that it is in, takes nothing more, and hands on what it has.
+//!
 //! Read next: `../parking.rs`.
 
 use std::collections::VecDeque;
@@ -13,6 +15,7 @@ use std::sync::atomic::Ordering;
 use super::wake_rule::TIMED_TURNS;
 use super::{NONE_LEFT, Shared};
 use crate::engine::reactor::Request;
+use crate::engine::roster::Place;
 use crate::engine::turns::Turns;
 use crate::metrics::counters::TurnCounters;
 
@@ -29,6 +32,7 @@ const CARRIED_MOST: usize = 1;
 /// One worker thread.
 pub(super) struct Worker<'a> {
     shared: &'a Shared,
+    place: &'a Place,
     turns: Turns<'a>,
     number: usize,
     back: WayBack<'a>,
@@ -79,20 +83,26 @@ impl WayBack<'_> {
     fn wake_for_put(&self, has_calls: bool) {
         let shared = self.shared;
         if (has_calls || shared.queue.len() > 1) && shared.idle.wake_one().is_some() {
-            // The poller did not call this one: it is not to measure a wake from whenever the poller called last.
-            shared.by_poller.woken_ns.store(0, Ordering::Relaxed);
-            self.counters.worker_wakes.add(1);
+            self.note_wake();
         }
+    }
+
+    /// This worker has woken another one.
+    fn note_wake(&self) {
+        // The poller did not call that one: it is not to measure a wake from whenever the poller called last.
+        self.shared.by_poller.woken_ns.store(0, Ordering::Relaxed);
+        self.counters.worker_wakes.add(1);
     }
 }
 
 impl<'a> Worker<'a> {
     pub(super) fn new(shared: &'a Shared, number: usize) -> Worker<'a> {
-        let counters = &shared.turn_counters[number];
+        let place = &shared.roster.places[number];
         Worker {
-            turns: shared.turns(number),
+            place,
+            turns: shared.turns(place, number),
             number,
-            back: WayBack { shared, counters, carried: VecDeque::with_capacity(CARRIED_MOST + 2) },
+            back: WayBack { shared, counters: &place.counters, carried: VecDeque::with_capacity(CARRIED_MOST + 2) },
             streak: 0,
             paced_turns: 0,
             paced_ns: shared.common.clock.now_ns(),
@@ -105,12 +115,29 @@ impl<'a> Worker<'a> {
         loop {
             // Looked at before the queue: what was put there until the pool stopped is taken.
             let has_stopped = self.shared.stopping.load(Ordering::SeqCst);
+            if self.place.is_to_go() && !has_stopped {
+                break;
+            }
             match self.take() {
                 Some(request) => self.serve(request),
-                None if has_stopped => return,
+                None if has_stopped => break,
                 None => self.rest(),
             }
         }
+        self.leave();
+    }
+
+    /// Hands on what it has: what it carries to the poller, which queues it when there is room; and the wake that it may have
+    /// had for a request which it does not take (*wake-passed-on*).
+    fn leave(self) {
+        let Worker { shared, number, turns, mut back, .. } = self;
+        back.carried.drain(..).for_each(|request| shared.reactor.leave(request));
+        // Gives its rings back.
+        drop(turns);
+        if shared.idle.pass_wake_on(|| shared.queue.len() > 0).is_some() {
+            back.note_wake();
+        }
+        shared.roster.leave(number);
     }
 
     /// The next request to serve. Whoever waits in a full queue is not overtaken by what this worker carries: it takes
@@ -158,7 +185,7 @@ impl<'a> Worker<'a> {
         if shared.reactor.budget.awaited.load(Ordering::SeqCst) {
             self.turns.give_up_rings();
         }
-        let has_work = || shared.queue.len() > 0 || shared.stopping.load(Ordering::SeqCst);
+        let has_work = || shared.queue.len() > 0 || shared.stopping.load(Ordering::SeqCst) || self.place.is_to_go();
         if shared.idle.sleep_unless(self.number, has_work) {
             self.turns.counters().parks.add(1);
             let woken_ns = shared.by_poller.woken_ns.swap(0, Ordering::Relaxed);
@@ -176,7 +203,7 @@ impl<'a> Worker<'a> {
         if !shared.settings().spin.is_zero() {
             let until_ns = shared.common.clock.now_ns() + shared.settings().spin.as_nanos() as u64;
             while shared.common.clock.now_ns() < until_ns {
-                if shared.queue.len() > 0 || shared.stopping.load(Ordering::Relaxed) {
+                if shared.queue.len() > 0 || shared.stopping.load(Ordering::Relaxed) || self.place.is_to_go() {
                     return true;
                 }
                 std::hint::spin_loop();

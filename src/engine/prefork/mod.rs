@@ -49,6 +49,7 @@ pub(super) const ENTRY: Entry = Entry {
         options: &["workers", "budget", "ring", "min_processes", "max_processes", "min_spare", "max_spare"],
         at_once: AtOnce::Many,
         forks: true,
+        resizes: Err("the number of its processes follows the load, between min_processes and max_processes"),
     },
     start: |start| Ok(Box::new(begin(start)?)),
     available: anywhere,
