@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use self::file::File;
 pub(crate) use self::flags::{number, time, usage};
-use self::keys::{KEYS, Key, Unfit};
+use self::keys::{KEYS, Key, Live, Unfit};
 pub(crate) use self::keys::{shown, within};
 use self::listen::{Asked, Field};
 use crate::cli::ServeArgs;
@@ -102,6 +102,8 @@ pub struct EngineInfo {
     pub forks: bool,
     /// Whether the number of its workers can change while it serves; if not, why.
     pub resizes: Result<(), &'static str>,
+    /// Whether its listeners can change while it serves; if not, why.
+    pub relistens: Result<(), &'static str>,
 }
 
 impl EngineInfo {
@@ -225,21 +227,26 @@ fn poll_misfit(settings: &Settings) -> Option<(&'static str, Unfit)> {
     None
 }
 
-/// The keys whose values differ between the two configurations and that a running daemon cannot change.
-pub fn changes_needing_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+/// The keys whose values differ between the two configurations and that a daemon with this engine cannot change while it
+/// runs; of listeners only that they wait with another engine, since the daemon knows what it can do with them.
+pub fn changes_needing_restart(engine: &EngineInfo, old: &Config, new: &Config) -> Vec<String> {
     let mut changed = Vec::new();
     if old.engine != new.engine {
         changed.push("engine");
+        if !old.listeners.iter().map(Listener::to_toml).eq(new.listeners.iter().map(Listener::to_toml)) {
+            changed.push("listen");
+        }
     }
     if old.summary_path != new.summary_path {
         changed.push("summary");
     }
-    let differs = |key: &&Key| !key.live && (key.value)(&old.settings) != (key.value)(&new.settings);
-    changed.extend(KEYS.iter().filter(differs).map(|key| key.name));
-    if !old.listeners.iter().map(Listener::to_toml).eq(new.listeners.iter().map(Listener::to_toml)) {
-        changed.push("listen");
-    }
-    changed
+    let differs = |key: &&Key| (key.value)(&old.settings) != (key.value)(&new.settings);
+    let waits = |key: &Key| match key.live {
+        Live::Yes => None,
+        Live::No => Some(key.name.to_owned()),
+        Live::Resizing => engine.resizes.err().map(|reason| format!("{} ({reason})", key.name)),
+    };
+    changed.into_iter().map(str::to_owned).chain(KEYS.iter().filter(differs).filter_map(waits)).collect()
 }
 
 /// The default of a setting, as its flag takes it, for the help text.

@@ -4,18 +4,21 @@
 //! drained and joined. [`serve`] is the program around it: ready lines, signals, the summary at exit.
 //!
 //! Signals: the first SIGTERM or SIGINT drains, the second stops at once; SIGUSR1 prints the summary; SIGHUP reads the
-//! configuration again, or keeps the old one and says why.
+//! configuration again (`daemon/reload.rs`), or keeps the old one and says why.
+
+mod reload;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 
 use log::{info, warn};
 
+use self::reload::Bound;
 use crate::cli::ServeArgs;
 use crate::clock::Clock;
 use crate::config::{self, AtOnce, Config, DatagramSettings, EngineInfo, Limits, Scheme, default_udp_ports};
@@ -25,7 +28,6 @@ use crate::logging::Log;
 use crate::metrics::summary::Summary;
 use crate::net::batch::Switches;
 use crate::net::children::{Signal, SignalFd};
-use crate::net::listener::Listener;
 use crate::net::os;
 use crate::net::udp::{DatagramSocket, Use};
 use crate::session::guard::{Guard, Policy, Rate};
@@ -38,11 +40,14 @@ const SPARE_DESCRIPTORS: usize = 32;
 /// Slots of the session table at the most, where descriptors are unlimited.
 const MOST_SESSIONS: usize = 1 << 22;
 
+pub use self::reload::Relistened;
+
 /// A daemon at work.
 pub struct Daemon {
     engine: Box<dyn Running>,
     info: &'static EngineInfo,
-    listening: Vec<Listening>,
+    /// Changed by a reload.
+    bound: Mutex<Vec<Bound>>,
     /// Sessions that the process may open descriptors for.
     most_sessions: usize,
 }
@@ -116,37 +121,40 @@ impl Daemon {
         }
         let mut settings = config.settings.clone();
         lower_to(&mut settings.limits, most_sessions);
-        for asked in &config.listeners {
-            let refused = |reason| Error::resource(format!("serve {}", asked.service_name), io::Error::other(reason));
-            asked.service.prepare().map_err(refused)?;
-        }
-        let mut listening = Vec::with_capacity(config.listeners.len());
+        config.listeners.iter().try_for_each(reload::prepare)?;
+        let mut bound = Vec::with_capacity(config.listeners.len());
         let (mut listeners, mut sockets) = (Vec::with_capacity(config.listeners.len()), Vec::new());
         for asked in &config.listeners {
-            let refused = |reason| Error::Bind { service: asked.service_name, address: asked.url(), reason };
             let service = Arc::clone(&asked.service);
             let address = if asked.scheme == Scheme::Udp {
-                let socket = DatagramSocket::bind(asked.address, purpose(config, &*service)).map_err(refused)?;
+                let socket = DatagramSocket::bind(asked.address, purpose(config, &*service));
+                let socket = socket.map_err(|reason| reload::refused(asked, reason))?;
                 let address = socket.address();
                 sockets.push((socket, service));
                 address
             } else {
-                let listener = Listener::bind(asked.address).map_err(refused)?;
+                let listener = reload::bind(asked)?;
                 let address = listener.address();
                 listeners.push(Served { listener, service, idle_exempt: asked.idle_exempt });
                 address
             };
-            listening.push(Listening { service: asked.service_name, scheme: asked.scheme.name(), address });
+            bound.push(Bound { asked: asked.clone(), address });
         }
         let endpoints = guarded(sockets, &settings.datagrams);
         let start = Start::new(settings, listeners, endpoints, most_sessions.min(MOST_SESSIONS), Clock::start());
         let info = config.engine_info(ENGINES);
-        Ok(Daemon { engine: engine::start(config.engine, start)?, info, listening, most_sessions })
+        Ok(Daemon { engine: engine::start(config.engine, start)?, info, bound: Mutex::new(bound), most_sessions })
     }
 
     /// What it listens on.
-    pub fn listening(&self) -> &[Listening] {
-        &self.listening
+    pub fn listening(&self) -> Vec<Listening> {
+        let bound = self.bound.lock().expect("no thread panics while it holds this lock");
+        let listening = bound.iter().map(|Bound { asked, address }| Listening {
+            service: asked.service_name,
+            scheme: asked.scheme.name(),
+            address: *address,
+        });
+        listening.collect()
     }
 
     /// Stops accepting, serves what the kernel holds, ends every session within the drain timeout, finishes.
@@ -234,7 +242,7 @@ pub fn serve(args: &ServeArgs, config: Config, log: &Log) -> Result<(), Error> {
         warn!("engine {} has no use for {}", config.engine, config.without_use.join(", "));
     }
     let daemon = Arc::new(Daemon::start(&config)?);
-    match print_ready(daemon.listening()) {
+    match print_ready(&daemon.listening()) {
         // Whoever started it may have read as much as it wanted, or nothing: the clients are others.
         Err(reason) if reason.kind() == io::ErrorKind::BrokenPipe => warn!("nobody reads standard output"),
         printed => printed.map_err(|reason| Error::Output { target: "standard output".to_owned(), reason })?,
@@ -354,7 +362,20 @@ impl SignalHandler {
                 return;
             }
         };
-        let restart = config::changes_needing_restart(&self.config, &new);
+        // Another engine may carry other services: then the listeners wait with it.
+        let listened =
+            if new.engine == self.config.engine { self.daemon.listen(&new) } else { Ok(Relistened::default()) };
+        let Relistened { changes, waiting } = match listened {
+            Ok(listened) => listened,
+            Err(reason) => {
+                warn!("SIGHUP: the old configuration stays in force: {reason}");
+                return;
+            }
+        };
+        changes.iter().for_each(|change| info!("SIGHUP: {change}"));
+        self.reload_workers(new.settings.workers);
+        let mut restart = config::changes_needing_restart(self.daemon.info, &self.config, &new);
+        restart.extend(waiting);
         if !restart.is_empty() {
             warn!("SIGHUP: these changes wait for a restart: {}", restart.join(", "));
         }
@@ -363,5 +384,20 @@ impl SignalHandler {
         // The memory of rings is one of the changes that wait: the next reload is to say so again.
         let max_buffer_bytes = self.config.settings.limits.max_buffer_bytes;
         self.config.settings.limits = Limits { max_buffer_bytes, ..new.settings.limits };
+    }
+
+    /// Has as many workers as the file says, where they can change while the daemon serves.
+    fn reload_workers(&self, workers: usize) {
+        if self.daemon.info.resizes.is_err() {
+            return;
+        }
+        let before = self.daemon.workers();
+        if workers == before {
+            return;
+        }
+        let in_force = move |workers| info!("SIGHUP: {workers} workers are in force (before: {before})");
+        if let Err(reason) = self.daemon.set_workers(workers, in_force) {
+            warn!("SIGHUP: there are still {before} workers: {reason}");
+        }
     }
 }

@@ -23,6 +23,7 @@ const ENGINES: &[EngineInfo] = &[
         at_once: AtOnce::Many,
         forks: false,
         resizes: Ok(()),
+        relistens: Ok(()),
     },
     EngineInfo {
         name: "picky",
@@ -32,6 +33,7 @@ const ENGINES: &[EngineInfo] = &[
         at_once: AtOnce::One,
         forks: false,
         resizes: Err("it has no workers"),
+        relistens: Ok(()),
     },
     EngineInfo {
         name: "plain",
@@ -41,6 +43,7 @@ const ENGINES: &[EngineInfo] = &[
         at_once: AtOnce::One,
         forks: false,
         resizes: Err("it has no workers"),
+        relistens: Ok(()),
     },
 ];
 
@@ -425,15 +428,21 @@ fn buffers_grow_with_rings_and_workers_unless_they_are_set() {
 }
 
 #[test]
-fn a_reload_may_change_timeouts_and_connections_and_nothing_else() {
+fn a_reload_may_change_workers_timeouts_and_connections_and_no_other_setting() {
     let changes = |line: &[&str]| {
         let (old, new) = (resolve(&[]).expect("the defaults are right"), resolve(line).expect("the flags are right"));
-        changes_needing_restart(&old, &new)
+        changes_needing_restart(&ENGINES[0], &old, &new)
     };
     let live = ["--max-connections", "9", "--idle-timeout", "1s", "--write-timeout", "1s", "--drain-timeout", "1s"];
     assert_eq!(changes(&live), [""; 0]);
+    assert_eq!(changes(&["--workers", "3"]), [""; 0], "this engine resizes");
+    let plain = |line: &[&str]| resolve(&[&["--engine", "plain"], line].concat()).expect("the flags are right");
+    let fixed = changes_needing_restart(&ENGINES[2], &plain(&["--workers", "2"]), &plain(&["--workers", "3"]));
+    assert_eq!(fixed, ["workers (it has no workers)"]);
     assert_eq!(changes(&["--queue", "9", "--max-buffers", "1GiB", "--pin"]), ["queue", "pin", "max_buffers"]);
-    assert_eq!(changes(&["--summary", "a", "--listen", "echo=tcp://127.0.0.1:0"]), ["summary", "listen"]);
+    let listen = ["--listen", "echo=tcp://127.0.0.1:0"];
+    assert_eq!(changes(&[&["--summary", "a"], &listen[..]].concat()), ["summary"], "the daemon knows what it can do");
+    assert_eq!(changes(&[&["--engine", "plain"], &listen[..]].concat()), ["engine", "listen"]);
 }
 
 #[test]

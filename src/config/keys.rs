@@ -18,11 +18,20 @@ pub(super) struct Key {
     /// What it takes.
     pub(super) form: Form,
     /// Whether a reload may change it while the daemon runs.
-    pub(super) live: bool,
+    pub(super) live: Live,
     /// Puts a value that `form` has let through where it belongs.
     pub(super) set: fn(&mut Settings, Value),
     /// The value in force.
     pub(super) value: fn(&Settings) -> Value,
+}
+
+/// Whether a reload may change a setting while the daemon runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Live {
+    Yes,
+    No,
+    /// If the engine resizes.
+    Resizing,
 }
 
 /// What a setting takes. `words` stand for themselves beside the quantity.
@@ -74,7 +83,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "workers",
         form: Form::Count { words: &["auto"], min: 1, max: MAX_WORKERS },
-        live: false,
+        live: Live::Resizing,
         set: |settings, value| {
             settings.workers = match value {
                 Value::Word(_) => available_cores(),
@@ -86,14 +95,14 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "queue",
         form: Form::Count { words: &[], min: 1, max: 1 << 20 },
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.queue_capacity = value.count(),
         value: |settings| Value::Count(settings.queue_capacity),
     },
     Key {
         name: "low_water",
         form: Form::Count { words: &["auto", "off"], min: 0, max: 1 << 20 },
-        live: false,
+        live: Live::No,
         set: |settings, value| {
             settings.low_water = match value {
                 Value::Word("auto") => LowWater::Auto,
@@ -110,7 +119,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "wake",
         form: Form::Time { words: &["auto", "each"], min: Duration::ZERO, max: Duration::from_secs(1) },
-        live: false,
+        live: Live::No,
         set: |settings, value| {
             settings.wake = match value {
                 Value::Word("auto") => Wake::Auto,
@@ -127,35 +136,35 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "batch",
         form: Form::Count { words: &[], min: 1, max: 1 << 16 },
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.batch = value.count(),
         value: |settings| Value::Count(settings.batch),
     },
     Key {
         name: "spin",
         form: Form::Time { words: &[], min: Duration::ZERO, max: Duration::from_secs(1) },
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.spin = value.time(),
         value: |settings| Value::Time(settings.spin),
     },
     Key {
         name: "budget",
         form: Form::Size { min: 1, max: GIB },
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.budget_bytes = value.count(),
         value: |settings| Value::Count(settings.budget_bytes),
     },
     Key {
         name: "ring",
         form: Form::Size { min: 1 << 10, max: 16 << 20 },
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.ring_bytes = value.count(),
         value: |settings| Value::Count(settings.ring_bytes),
     },
     Key {
         name: "rearm",
         form: Form::Word(&["edge", "oneshot"]),
-        live: false,
+        live: Live::No,
         set: |settings, value| {
             settings.rearm = match value {
                 Value::Word("oneshot") => Rearm::Oneshot,
@@ -170,28 +179,28 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "assist",
         form: Form::Switch,
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.assist = value.switch(),
         value: |settings| Value::Switch(settings.assist),
     },
     Key {
         name: "stages",
         form: Form::Switch,
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.stages = value.switch(),
         value: |settings| Value::Switch(settings.stages),
     },
     Key {
         name: "pin",
         form: Form::Switch,
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.pin = value.switch(),
         value: |settings| Value::Switch(settings.pin),
     },
     Key {
         name: "placement",
         form: Form::Word(&["reuseport", "round-robin", "least"]),
-        live: false,
+        live: Live::No,
         set: |settings, value| {
             settings.placement = match value {
                 Value::Word("round-robin") => Placement::RoundRobin,
@@ -208,35 +217,35 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "min_processes",
         form: Form::Count { words: &[], min: 1, max: MAX_PROCESS_COUNT },
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.processes.min = value.count(),
         value: |settings| Value::Count(settings.processes.min),
     },
     Key {
         name: "max_processes",
         form: Form::Count { words: &[], min: 1, max: MAX_PROCESS_COUNT },
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.processes.max = value.count(),
         value: |settings| Value::Count(settings.processes.max),
     },
     Key {
         name: "min_spare",
         form: Form::Count { words: &[], min: 1, max: MAX_PROCESS_COUNT },
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.processes.min_spare = value.count(),
         value: |settings| Value::Count(settings.processes.min_spare),
     },
     Key {
         name: "max_spare",
         form: Form::Count { words: &[], min: 1, max: MAX_PROCESS_COUNT },
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.processes.max_spare = value.count(),
         value: |settings| Value::Count(settings.processes.max_spare),
     },
     Key {
         name: "jobs",
         form: Form::Count { words: &["auto"], min: 1, max: MAX_WORKERS },
-        live: false,
+        live: Live::No,
         set: |settings, value| {
             settings.jobs = match value {
                 Value::Word(_) => available_cores(),
@@ -248,21 +257,21 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "job_backlog",
         form: Form::Count { words: &[], min: 1, max: 1 << 20 },
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.job_backlog = value.count(),
         value: |settings| Value::Count(settings.job_backlog),
     },
     Key {
         name: "udp_public",
         form: Form::Switch,
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.datagrams.is_public = value.switch(),
         value: |settings| Value::Switch(settings.datagrams.is_public),
     },
     Key {
         name: "udp_source_rate",
         form: Form::Count { words: &["off"], min: 1, max: MAX_RATE },
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.datagrams.source_rate = value.rate(),
         value: |settings| {
             settings.datagrams.source_rate.map_or(Value::Word("off"), |rate| Value::Count(rate.get() as usize))
@@ -271,7 +280,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "udp_total_rate",
         form: Form::Count { words: &["off"], min: 1, max: MAX_RATE },
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.datagrams.total_rate = value.rate(),
         value: |settings| {
             settings.datagrams.total_rate.map_or(Value::Word("off"), |rate| Value::Count(rate.get() as usize))
@@ -280,70 +289,70 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "udp_limit_local",
         form: Form::Switch,
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.datagrams.limits_local = value.switch(),
         value: |settings| Value::Switch(settings.datagrams.limits_local),
     },
     Key {
         name: "udp_buffer",
         form: Form::Size { min: 4 << 10, max: GIB },
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.datagrams.buffer_bytes = value.count(),
         value: |settings| Value::Count(settings.datagrams.buffer_bytes),
     },
     Key {
         name: "udp_mmsg",
         form: Form::Switch,
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.datagrams.mmsg = value.switch(),
         value: |settings| Value::Switch(settings.datagrams.mmsg),
     },
     Key {
         name: "udp_gso",
         form: Form::Switch,
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.datagrams.gso = value.switch(),
         value: |settings| Value::Switch(settings.datagrams.gso),
     },
     Key {
         name: "udp_gro",
         form: Form::Switch,
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.datagrams.gro = value.switch(),
         value: |settings| Value::Switch(settings.datagrams.gro),
     },
     Key {
         name: "max_connections",
         form: Form::Count { words: &[], min: 1, max: 1 << 22 },
-        live: true,
+        live: Live::Yes,
         set: |settings, value| settings.limits.max_connections = value.count(),
         value: |settings| Value::Count(settings.limits.max_connections),
     },
     Key {
         name: "max_buffers",
         form: Form::Size { min: 1 << 10, max: 1_024 * GIB },
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.limits.max_buffer_bytes = value.count(),
         value: |settings| Value::Count(settings.limits.max_buffer_bytes),
     },
     Key {
         name: "max_frame",
         form: Form::Size { min: 20, max: GIB },
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.limits.max_frame_bytes = value.count(),
         value: |settings| Value::Count(settings.limits.max_frame_bytes),
     },
     Key {
         name: "max_demand",
         form: Form::Time { words: &[], min: Duration::ZERO, max: DAY },
-        live: false,
+        live: Live::No,
         set: |settings, value| settings.limits.max_demand = value.time(),
         value: |settings| Value::Time(settings.limits.max_demand),
     },
     Key {
         name: "idle_timeout",
         form: Form::Time { words: &["off"], min: MILLISECOND, max: DAY },
-        live: true,
+        live: Live::Yes,
         set: |settings, value| {
             settings.limits.idle_timeout = match value {
                 Value::Word(_) => Limits::NEVER,
@@ -358,14 +367,14 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "write_timeout",
         form: Form::Time { words: &[], min: MILLISECOND, max: DAY },
-        live: true,
+        live: Live::Yes,
         set: |settings, value| settings.limits.write_timeout = value.time(),
         value: |settings| Value::Time(settings.limits.write_timeout),
     },
     Key {
         name: "drain_timeout",
         form: Form::Time { words: &[], min: MILLISECOND, max: DAY },
-        live: true,
+        live: Live::Yes,
         set: |settings, value| settings.limits.drain_timeout = value.time(),
         value: |settings| Value::Time(settings.limits.drain_timeout),
     },

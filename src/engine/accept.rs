@@ -6,6 +6,7 @@
 //! in the backlog are served as soon as there is room, with no need for a new one to come.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::error::Error;
 use crate::net::listener::Accepted;
 use crate::net::poller::Poller;
 use crate::net::socket::Socket;
+use crate::session::handler::Service;
 
 /// The first pause after descriptors ran out.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -78,7 +80,18 @@ impl Acceptor {
     /// Watches the listener under `key`.
     pub(super) fn watch(served: Served, key: u64, mut bell: impl Doorbell) -> io::Result<Acceptor> {
         bell.watch(served.listener.as_fd(), key)?;
-        Ok(Acceptor {
+        Ok(Acceptor::new(served, key))
+    }
+
+    /// The same for when it is too late to say that it cannot be watched: then it goes on looking by itself.
+    pub(super) fn watch_or_rest(served: Served, key: u64, mut bell: impl Doorbell, now_ns: u64) -> Acceptor {
+        let watched = bell.watch(served.listener.as_fd(), key).is_ok();
+        let resume_ns = (!watched).then(|| now_ns + LONGEST_PAUSE.as_nanos() as u64);
+        Acceptor { resume_ns, ..Acceptor::new(served, key) }
+    }
+
+    fn new(served: Served, key: u64) -> Acceptor {
+        Acceptor {
             served,
             key,
             next_pause: SHORTEST_PAUSE,
@@ -86,7 +99,17 @@ impl Acceptor {
             is_closing: false,
             warned_ns: None,
             unwarned: 0,
-        })
+        }
+    }
+
+    /// Whether it listens there.
+    pub(super) fn is_at(&self, address: SocketAddr) -> bool {
+        self.served.listener.address() == address
+    }
+
+    /// Offers this from now on.
+    pub(super) fn offer(&mut self, service: Arc<dyn Service>, idle_exempt: bool) {
+        (self.served.service, self.served.idle_exempt) = (service, idle_exempt);
     }
 
     pub(super) fn served(&self) -> &Served {

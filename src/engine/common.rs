@@ -10,13 +10,15 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
+use super::accept::share_ports;
 use super::endpoint::Endpoint;
 use super::front::Arrival;
+use super::needs::Needs;
 use super::parking::Doze;
-use super::{Command, Needs, Start};
+use super::{Change, Command, Start};
 use crate::clock::Clock;
 use crate::config::{Limits, Settings};
 use crate::error::Error;
@@ -32,7 +34,7 @@ pub(super) struct Common {
     /// What the services that it carries need of it.
     pub(super) needs: Needs,
     pub(super) clock: Clock,
-    /// Where calls for the pool of the processors go; none if no service has such, or this engine runs them itself.
+    /// Where calls for the pool of the processors go; none if this engine runs them itself.
     pub(super) jobs: Option<Jobs>,
     /// In memory that child processes share, for those engines that have some.
     orders: Shared<Orders>,
@@ -49,8 +51,8 @@ pub(super) struct Common {
 impl Common {
     /// With so many desks, each with the endpoints that are its own.
     pub(super) fn new(start: &mut Start, desks: usize) -> Result<Common, Error> {
-        let (settings, needs) = (start.settings.clone(), start.needs);
-        let jobs = needs.jobs.then(|| Jobs::new(settings.jobs, settings.job_backlog));
+        let (settings, needs) = (start.settings.clone(), std::mem::take(&mut start.needs));
+        let jobs = start.has_jobs.then(|| Jobs::new(settings.jobs, settings.job_backlog));
         let mut endpoints = std::mem::take(&mut start.endpoints).into_iter();
         let desks = (0..desks).map(|_| Desk::new(endpoints.next().unwrap_or_default()));
         let desks =
@@ -86,6 +88,40 @@ impl Common {
             Command::Limit(limits) => self.orders().set_timeouts(limits),
         }
         self.desks.iter().for_each(|desk| desk.leave(Errand::Tell(command.clone())));
+    }
+
+    /// Leaves these changes of listeners with the fronts: with the first alone, or with each of them, which then has a
+    /// listener of its own on the same port.
+    ///
+    /// # Errors
+    /// One of those listeners cannot be had; then nothing has changed.
+    pub(super) fn listen(&self, changes: Vec<Change>, are_shared: bool) -> Result<(), Error> {
+        let fronts = if are_shared { self.desks.len() } else { 1 };
+        let mut errands: Vec<Vec<Change>> = self.desks.iter().map(|_| Vec::new()).collect();
+        let mut services = Vec::new();
+        for change in changes {
+            match change {
+                Change::Open(served) => {
+                    services.push(Arc::clone(&served.service));
+                    for (front, share) in share_ports(vec![served], fronts)?.into_iter().enumerate() {
+                        errands[front].extend(share.into_iter().map(Change::Open));
+                    }
+                }
+                Change::Offer { address, service, idle_exempt } => {
+                    for errand in &mut errands[..fronts] {
+                        errand.push(Change::Offer { address, service: Arc::clone(&service), idle_exempt });
+                    }
+                    services.push(service);
+                }
+                Change::Close(address) => {
+                    errands[..fronts].iter_mut().for_each(|errand| errand.push(Change::Close(address)));
+                }
+            }
+        }
+        // Known-before-the-first; and every desk is rung.
+        services.iter().for_each(|service| self.needs.add(&**service));
+        self.desks.iter().zip(errands).for_each(|(desk, changes)| desk.leave(Errand::Listen(changes)));
+        Ok(())
     }
 
     /// Whether the settings are right with so many workers.
@@ -148,7 +184,7 @@ impl Common {
 
     /// Whether turns and calls are told when they were seen and taken.
     pub(super) fn is_timed(&self) -> bool {
-        self.settings.stages || self.needs.clock
+        self.settings.stages || self.needs.clock()
     }
 
     /// The time for stage times, 0 when nobody wants it.
@@ -263,6 +299,8 @@ pub(super) struct Desk {
 pub(super) enum Errand {
     /// What the engine was told.
     Tell(Command),
+    /// Its listeners change.
+    Listen(Vec<Change>),
     /// A connection that another front has accepted and counted in.
     Adopt(Arrival),
 }

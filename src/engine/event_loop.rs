@@ -28,6 +28,7 @@ pub(super) const ENTRY: Entry = Entry {
         at_once: AtOnce::Many,
         forks: false,
         resizes: Err("it has one thread"),
+        relistens: Ok(()),
     },
     start: |mut start| {
         let listeners = vec![std::mem::take(&mut start.listeners)];

@@ -32,6 +32,7 @@ pub(super) const ENTRY: Entry = Entry {
         at_once: AtOnce::Many,
         forks: false,
         resizes: Err("a session lives on its loop for life"),
+        relistens: Ok(()),
     },
     start: |start| Ok(Box::new(begin(start)?)),
     available: anywhere,
@@ -43,9 +44,10 @@ fn begin(mut start: Start) -> Result<Loops, Error> {
     if placement == Placement::ReusePort {
         let listeners = share_ports(listeners, count)?;
         start.share_endpoints(count)?;
-        return start_loops(ENTRY.info.name, &mut start, listeners, |loops, number| {
+        let loops = start_loops(ENTRY.info.name, &mut start, listeners, |loops, number| {
             Sessions::new(&loops.all[number].reactor)
-        });
+        })?;
+        return Ok(loops.sharing_ports());
     }
     let first_alone = std::iter::once(listeners).chain((1..count).map(|_| Vec::new())).collect();
     start_loops(ENTRY.info.name, &mut start, first_alone, |loops, number| Dealer {

@@ -19,7 +19,7 @@ use log::info;
 
 use super::accept::{Acceptor, Admission, Doorbell};
 use super::common::{Common, Desk, Errand, Stage};
-use super::{Command, Served};
+use super::{Change, Command, Served};
 use crate::config::Limits;
 use crate::error::Error;
 use crate::metrics::counters::batch_class;
@@ -91,9 +91,9 @@ pub(super) trait Floor {
         &desk.poller
     }
 
-    /// Connections that the kernel has accepted by itself, each with the key of its listener; after this there are no
-    /// more. For a floor that is about to close.
-    fn last_arrivals(&mut self) -> Vec<(usize, Socket)> {
+    /// Connections that the kernel has accepted by itself at this listener, which is about to be closed; after this there are
+    /// no more.
+    fn last_arrivals(&mut self, _listener: usize) -> Vec<Socket> {
         Vec::new()
     }
 
@@ -129,7 +129,8 @@ pub(super) struct Front<F> {
     /// Which desk is this front's.
     number: usize,
     pub(super) floor: F,
-    acceptors: Vec<Acceptor>,
+    /// By their keys; None where a listener has been closed.
+    acceptors: Vec<Option<Acceptor>>,
     limits: Limits,
     alarm: Alarm,
     /// For when the alarm is set; `u64::MAX` for not at all.
@@ -152,7 +153,7 @@ impl<F: Floor> Front<F> {
         let watch = |reason| Error::resource("watch the listeners", reason);
         let desk = &common.desks[number];
         let acceptors = served.into_iter().enumerate();
-        let acceptors = acceptors.map(|(key, served)| Acceptor::watch(served, key as u64, floor.bell(desk)));
+        let acceptors = acceptors.map(|(key, served)| Acceptor::watch(served, key as u64, floor.bell(desk)).map(Some));
         let acceptors = acceptors.collect::<io::Result<_>>().map_err(watch)?;
         if F::HAS_ENDPOINTS {
             for (number, endpoint) in desk.endpoints.iter().enumerate() {
@@ -228,7 +229,7 @@ impl<F: Floor> Front<F> {
 
     /// Says that whoever leaves something with the floor must end the wait that follows; for how long to wait then.
     pub(super) fn lie_down(&self, timeout: Option<Duration>) -> Option<Duration> {
-        if timeout == Some(Duration::ZERO) || !self.common.needs.mail {
+        if timeout == Some(Duration::ZERO) || !self.common.needs.mail() {
             return timeout;
         }
         self.desk().doze.lie_down();
@@ -237,7 +238,7 @@ impl<F: Floor> Front<F> {
 
     /// Takes that back.
     pub(super) fn get_up(&self) {
-        if self.common.needs.mail {
+        if self.common.needs.mail() {
             self.desk().doze.get_up();
         }
     }
@@ -275,8 +276,8 @@ impl<F: Floor> Front<F> {
     /// True if somebody was there.
     fn accept_one(&mut self, listener: usize) -> bool {
         let desk = &self.common.desks[self.number];
-        // A drain that the same batch of events brought has closed the listener.
-        let Some(acceptor) = self.acceptors.get_mut(listener) else { return false };
+        // What the same batch of events brought has closed the listener.
+        let Some(Some(acceptor)) = self.acceptors.get_mut(listener) else { return false };
         let admission = acceptor.accept(&mut self.floor.bell(desk), self.now_ns);
         match admission {
             Admission::Connection(socket) => {
@@ -299,11 +300,16 @@ impl<F: Floor> Front<F> {
     /// Somebody has come to a listener.
     fn handle_connection(&mut self, listener: usize, socket: Socket) {
         self.desk().counters.accepted.add(1);
-        let served = self.acceptors[listener].served();
+        let served = self.acceptor(listener).served();
         let (service, idle_exempt) = (Arc::clone(&served.service), served.idle_exempt);
         if let Err(reason) = self.admit(Arrival { socket, service, idle_exempt }) {
-            self.acceptors[listener].warn_turned_away(self.now_ns, &reason);
+            let now_ns = self.now_ns;
+            self.acceptor(listener).warn_turned_away(now_ns, &reason);
         }
+    }
+
+    fn acceptor(&mut self, listener: usize) -> &mut Acceptor {
+        self.acceptors[listener].as_mut().expect("it has just accepted")
     }
 
     /// The kernel has accepted somebody by itself, or has ceased to.
@@ -315,7 +321,9 @@ impl<F: Floor> Front<F> {
         if !goes_on && !self.is_draining {
             // Why it has, the next call says as well, and what to do about it is known there.
             self.handle_arrivals(listener);
-            self.acceptors[listener].watch_again(self.floor.bell(&self.common.desks[self.number]));
+            if let Some(acceptor) = &mut self.acceptors[listener] {
+                acceptor.watch_again(self.floor.bell(&self.common.desks[self.number]));
+            }
         }
     }
 
@@ -353,7 +361,8 @@ impl<F: Floor> Front<F> {
     fn handle_alarm(&mut self) {
         let due = |ns: Option<u64>, now_ns: u64| ns.is_some_and(|ns| ns <= now_ns);
         for listener in 0..self.acceptors.len() {
-            if due(self.acceptors[listener].resume_ns(), self.now_ns) {
+            let resume_ns = self.acceptors[listener].as_ref().and_then(Acceptor::resume_ns);
+            if due(resume_ns, self.now_ns) {
                 self.handle_arrivals(listener);
             }
         }
@@ -369,7 +378,7 @@ impl<F: Floor> Front<F> {
     }
 
     fn set_alarm(&mut self) {
-        let resume_ns = self.acceptors.iter().filter_map(Acceptor::resume_ns).min();
+        let resume_ns = self.acceptors.iter().flatten().filter_map(Acceptor::resume_ns).min();
         let floor_ns = self.floor.next_due_ns(self.now_ns);
         let next_ns = [floor_ns, resume_ns, self.drain_over_ns].into_iter().flatten().min().unwrap_or(u64::MAX);
         if next_ns == u64::MAX {
@@ -395,6 +404,10 @@ impl<F: Floor> Front<F> {
                     self.floor.handle_timeouts(self.now_ns);
                     self.set_alarm();
                 }
+                Errand::Listen(changes) => {
+                    changes.into_iter().for_each(|change| self.change_listeners(change));
+                    self.set_alarm();
+                }
                 Errand::Adopt(arrival) => {
                     if let Err(reason) = self.seat(arrival) {
                         log::warn!("a connection was closed at once: {reason}");
@@ -404,21 +417,54 @@ impl<F: Floor> Front<F> {
         }
     }
 
+    fn change_listeners(&mut self, change: Change) {
+        if self.is_draining {
+            return;
+        }
+        match change {
+            Change::Open(served) => self.open(served),
+            Change::Offer { address, service, idle_exempt } => {
+                for acceptor in self.acceptors.iter_mut().flatten().filter(|acceptor| acceptor.is_at(address)) {
+                    acceptor.offer(Arc::clone(&service), idle_exempt);
+                }
+            }
+            Change::Close(address) => {
+                let is_there = |acceptor: &Option<Acceptor>| acceptor.as_ref().is_some_and(|one| one.is_at(address));
+                let there: Vec<usize> =
+                    (0..self.acceptors.len()).filter(|listener| is_there(&self.acceptors[*listener])).collect();
+                there.into_iter().for_each(|listener| self.close(listener));
+            }
+        }
+    }
+
+    /// Takes one more listener.
+    fn open(&mut self, served: Served) {
+        let key = self.acceptors.iter().position(Option::is_none).unwrap_or(self.acceptors.len());
+        let bell = self.floor.bell(&self.common.desks[self.number]);
+        let acceptor = Some(Acceptor::watch_or_rest(served, key as u64, bell, self.now_ns));
+        match self.acceptors.get_mut(key) {
+            Some(place) => *place = acceptor,
+            None => self.acceptors.push(acceptor),
+        }
+    }
+
+    /// Closes a listener. What the kernel has accepted there on our behalf is served like the rest.
+    fn close(&mut self, listener: usize) {
+        let Some(acceptor) = &mut self.acceptors[listener] else { return };
+        acceptor.forget(self.floor.bell(&self.common.desks[self.number]));
+        for socket in self.floor.last_arrivals(listener) {
+            self.handle_connection(listener, socket);
+        }
+        // As many as a backlog holds: those who come later meet a closed door, or this would never end.
+        let _ = (0..=BACKLOG).all(|_| self.accept_one(listener));
+        self.acceptors[listener] = None;
+    }
+
     fn drain(&mut self) {
         if std::mem::replace(&mut self.is_draining, true) {
             return;
         }
-        let desk = &self.common.desks[self.number];
-        self.acceptors.iter_mut().for_each(|acceptor| acceptor.forget(self.floor.bell(desk)));
-        for (listener, socket) in self.floor.last_arrivals() {
-            self.handle_connection(listener, socket);
-        }
-        // What the kernel has accepted on our behalf is served like the rest.
-        for listener in 0..self.acceptors.len() {
-            // As many as a backlog holds: those who come later meet a closed door, or this would never end.
-            let _ = (0..=BACKLOG).all(|_| self.accept_one(listener));
-        }
-        self.acceptors.clear();
+        (0..self.acceptors.len()).for_each(|listener| self.close(listener));
         self.drain_over_ns = self.common.orders().over_ns();
         self.handle_stage(Stage::Draining);
         self.set_alarm();

@@ -34,12 +34,11 @@ use super::parking::IdleStack;
 use super::reactor::{Reactor, Request, Sessions};
 use super::roster::{Place, Roster};
 use super::turns::Turns;
-use super::{Command, Entry, Hearing, InForce, Running, Start, anywhere, carries_all};
+use super::{Change, Command, Entry, Hearing, InForce, Running, Start, anywhere, carries_all};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
 use crate::metrics::summary::{Summary, TurnSummary};
 use crate::net::poller::Batch;
-use crate::session::handler::Pace;
 
 pub(super) const ENTRY: Entry = Entry {
     info: EngineInfo {
@@ -50,6 +49,7 @@ pub(super) const ENTRY: Entry = Entry {
         at_once: AtOnce::Many,
         forks: false,
         resizes: Ok(()),
+        relistens: Ok(()),
     },
     start: |start| Ok(Box::new(LeaderFollowers::start(start)?)),
     available: anywhere,
@@ -69,8 +69,6 @@ struct Shared {
     /// Whether somebody leads. Taken by a swap; given up by the leader after it has let go of the front.
     is_led: AtomicBool,
     idle: IdleStack,
-    /// Whether the turns of every service are bounded by the byte budget.
-    all_brief: bool,
     /// What a turn takes, of late; 0 before the first. Written by everybody now and then.
     turn_ns: AtomicU64,
     /// Set by the leader that finds the engine drained.
@@ -86,7 +84,6 @@ struct LeaderFollowers {
 
 impl LeaderFollowers {
     fn start(mut start: Start) -> Result<LeaderFollowers, Error> {
-        let all_brief = start.all_paced(&[Pace::Brief]);
         let workers = start.settings.workers;
         let common = Arc::new(Common::new(&mut start, 1)?);
         let reactor = Reactor::new(&common, 0, start.most_sessions, common.settings.limits.max_buffer_bytes);
@@ -98,7 +95,6 @@ impl LeaderFollowers {
             front: Mutex::new(front),
             is_led: AtomicBool::new(false),
             idle: IdleStack::new(workers),
-            all_brief,
             turn_ns: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
             roster: Roster::new(workers),
@@ -118,6 +114,18 @@ impl LeaderFollowers {
             accepted_elsewhere: 0,
             open: self.shared.common.live() as u64,
         }
+    }
+}
+
+impl Shared {
+    /// Whether the turns of every service are bounded by the byte budget.
+    fn all_brief(&self) -> bool {
+        !self.common.needs.more_than_brief()
+    }
+
+    /// Events that one wait may bring.
+    fn most_found(&self) -> usize {
+        if self.all_brief() { self.common.settings.batch } else { 1 }
     }
 }
 
@@ -141,7 +149,7 @@ impl<'a> Member<'a> {
     fn new(shared: &'a Shared, number: usize) -> Member<'a> {
         let place = &shared.roster.places[number];
         let Place { counters, stages, .. } = place;
-        let events = if shared.all_brief { shared.common.settings.batch } else { 1 };
+        let events = shared.most_found();
         Member {
             turns: Turns::new(&shared.common, &shared.reactor.budget, counters, stages).numbered(number),
             batch: Batch::new(events),
@@ -186,6 +194,11 @@ impl<'a> Member<'a> {
     /// Waits for readiness, unless there is something to serve already, and gives the role up.
     fn lead(&mut self) {
         let shared = self.shared;
+        let all_brief = shared.all_brief();
+        if !all_brief && self.batch.most() > 1 {
+            // Since a reload.
+            self.batch = Batch::new(shared.most_found());
+        }
         let mut front = shared.front.try_lock().expect("only the leader has it, and no leader panics");
         let is_over = front.is_drained();
         if !is_over {
@@ -193,8 +206,7 @@ impl<'a> Member<'a> {
             let is_busy = !self.found.is_empty() || !front.floor.ready.is_empty() || self.place.is_to_go();
             front.wait(&mut self.batch, is_busy.then_some(Duration::ZERO));
             // Others may serve what a turn or a call that takes long would hold up.
-            let most = if shared.all_brief { usize::MAX } else { 1 };
-            let found = front.floor.ready.len().min(most);
+            let found = if all_brief { front.floor.ready.len() } else { front.floor.ready.len().min(1) };
             self.found.extend(front.floor.ready.drain(..found));
         }
         drop(front);
@@ -211,7 +223,7 @@ impl<'a> Member<'a> {
     fn pays(&self) -> bool {
         let found = self.found.len() as u64;
         let takes_ns = found * self.shared.turn_ns.load(Ordering::Relaxed);
-        found > 0 && (!self.shared.all_brief || takes_ns > WAKE_COST_NS)
+        found > 0 && (!self.shared.all_brief() || takes_ns > WAKE_COST_NS)
     }
 
     /// One turn for each session that is there now; then it is time to look for the role again.
@@ -219,10 +231,11 @@ impl<'a> Member<'a> {
         let shared = self.shared;
         let round = self.found.len();
         let since_ns = shared.common.clock.now_ns();
+        let all_brief = shared.all_brief();
         let Member { turns, found, .. } = self;
         for _ in 0..round {
             let request = found.pop_front().expect("as many as there were");
-            shared.reactor.run(turns, request, &mut |next| match shared.all_brief {
+            shared.reactor.run(turns, request, &mut |next| match all_brief {
                 true => found.push_back(next),
                 // For whoever leads next: behind a call or a turn that takes long it would wait for this member.
                 false => shared.reactor.leave(next),
@@ -271,6 +284,10 @@ impl Running for LeaderFollowers {
             // It may be the one that leads.
             shared.reactor.desk().poller.wake();
         })
+    }
+
+    fn listen(&self, changes: Vec<Change>) -> Result<(), Error> {
+        self.shared.common.listen(changes, false)
     }
 
     fn summary(&self) -> Summary {

@@ -10,7 +10,7 @@ use super::common::Common;
 use super::crew::{Crew, Hand};
 use super::reactor::Reactor;
 use super::turns::Turns;
-use super::{Command, Hearing, Running, Start};
+use super::{Change, Command, Hearing, Running, Start};
 use crate::error::Error;
 use crate::metrics::counters::{Count, TurnCounters};
 use crate::metrics::stages::StageRecorder;
@@ -45,6 +45,8 @@ pub(super) struct Loops {
     pub(super) common: Arc<Common>,
     pub(super) all: Arc<[Loop]>,
     crew: Crew,
+    /// Each loop has listeners of its own.
+    are_shared: bool,
 }
 
 impl Loops {
@@ -65,7 +67,12 @@ impl Loops {
         };
         let all = (0..count).map(made).collect();
         let crew = Crew::new(common.settings.pin);
-        Ok(Loops { engine, common, all, crew })
+        Ok(Loops { engine, common, all, crew, are_shared: false })
+    }
+
+    /// The same, each with listeners of its own on the same ports.
+    pub(super) fn sharing_ports(self) -> Loops {
+        Loops { are_shared: true, ..self }
     }
 
     /// Starts the threads: each of these runs one loop, in their order.
@@ -99,6 +106,10 @@ impl Loops {
 impl Running for Loops {
     fn command(&self, command: Command) {
         self.common.tell(&command);
+    }
+
+    fn listen(&self, changes: Vec<Change>) -> Result<(), Error> {
+        self.common.listen(changes, self.are_shared)
     }
 
     fn summary(&self) -> Summary {

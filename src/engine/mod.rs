@@ -22,6 +22,7 @@ mod front;
 mod growing;
 mod leader_followers;
 mod loops;
+mod needs;
 mod parking;
 mod pool;
 pub mod prefork;
@@ -37,6 +38,7 @@ mod timeouts;
 mod turns;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -45,7 +47,9 @@ use crate::config::{EngineInfo, Limits, Scheme, Settings};
 use crate::error::Error;
 use crate::metrics::summary::Summary;
 use crate::net::listener::Listener;
-use crate::session::handler::{Pace, Service};
+use crate::session::handler::Service;
+
+use self::needs::Needs;
 
 pub use self::endpoint::Endpoint;
 
@@ -134,17 +138,8 @@ pub struct Start {
     /// The daemon's clock.
     pub clock: Clock,
     needs: Needs,
-}
-
-/// What services need of the engine that carries them.
-#[derive(Clone, Copy, Debug, Default)]
-struct Needs {
-    /// Somebody looks at the clock.
-    clock: bool,
-    /// Somebody is reached by others.
-    mail: bool,
-    /// Somebody makes calls for the pool of the processors.
-    jobs: bool,
+    /// Whether there may be threads for jobs.
+    has_jobs: bool,
 }
 
 impl Start {
@@ -156,25 +151,10 @@ impl Start {
         most_sessions: usize,
         clock: Clock,
     ) -> Start {
-        let endpoints = vec![endpoints];
-        let mut start = Start { settings, listeners, endpoints, most_sessions, clock, needs: Needs::default() };
-        let any = |is_so: fn(&dyn Service) -> bool| start.services().any(is_so);
-        start.needs = Needs {
-            clock: any(|service| service.reads_clock()),
-            mail: any(|service| service.mailbox().is_some()),
-            jobs: any(|service| service.has_jobs()),
-        };
-        start
-    }
-
-    fn services(&self) -> impl Iterator<Item = &dyn Service> {
-        let by_stream = self.listeners.iter().map(|served| &*served.service);
-        by_stream.chain(self.endpoints.iter().flatten().map(Endpoint::service))
-    }
-
-    /// Whether the turns of every service are of one of these paces.
-    fn all_paced(&self, paces: &[Pace]) -> bool {
-        self.services().all(|service| paces.contains(&service.pace()))
+        let needs = Needs::default();
+        listeners.iter().for_each(|served| needs.add(&*served.service));
+        endpoints.iter().for_each(|endpoint| needs.add(endpoint.service()));
+        Start { settings, listeners, endpoints: vec![endpoints], most_sessions, clock, needs, has_jobs: true }
     }
 
     /// As many endpoints of each kind as there are desks, all on the port of the first.
@@ -200,6 +180,23 @@ pub enum Command {
     Stop,
     /// Go on with these limits.
     Limit(Limits),
+}
+
+/// What becomes of a listener while the engine serves.
+pub enum Change {
+    /// There is one more.
+    Open(Served),
+    /// The one at this address offers another service to those who come from now on.
+    Offer {
+        /// Where it is.
+        address: SocketAddr,
+        /// Serves them.
+        service: Arc<dyn Service>,
+        /// Whether the idle timeout spares its sessions.
+        idle_exempt: bool,
+    },
+    /// The one at this address is closed when those in its backlog are in. Its sessions live on.
+    Close(SocketAddr),
 }
 
 /// Called once with the number of workers that is in force.
@@ -234,6 +231,15 @@ pub trait Running: Send + Sync {
         unreachable!("whoever resizes has asked whether that can be")
     }
 
+    /// Goes on with other listeners. Returns at once: the fronts see to it when they next look. Only for an engine that
+    /// [listens anew](EngineInfo::relistens).
+    ///
+    /// # Errors
+    /// The system refuses what the new listeners need: then there are the old ones, as they were.
+    fn listen(&self, _changes: Vec<Change>) -> Result<(), Error> {
+        unreachable!("whoever changes the listeners has asked whether that can be")
+    }
+
     /// The counters now; any thread, any time.
     fn summary(&self) -> Summary;
 
@@ -256,7 +262,7 @@ pub trait Running: Send + Sync {
 pub fn start(name: &str, mut start: Start) -> Result<Box<dyn Running>, Error> {
     available(name).map_err(|reason| Error::resource(format!("run the engine {name}"), io::Error::other(reason)))?;
     // A process that forks has one thread; its children run jobs inline.
-    start.needs.jobs &= !entry(name).info.forks;
+    start.has_jobs = !entry(name).info.forks;
     (entry(name).start)(start)
 }
 

@@ -46,6 +46,7 @@ pub(super) const ENTRY: Entry = Entry {
         at_once: AtOnce::Many,
         forks: false,
         resizes: Err("a session's operations are in the ring of its worker for life"),
+        relistens: Ok(()),
     },
     start: |start| Ok(Box::new(begin(start)?)),
     available,
@@ -100,7 +101,7 @@ fn begin(mut start: Start) -> Result<Loops, Error> {
     let tell = |_| tells.recv().expect("a thread tells how it began").err();
     let refused: Vec<Error> = (0..count).filter_map(tell).collect();
     match refused.into_iter().next() {
-        None => Ok(loops),
+        None => Ok(loops.sharing_ports()),
         Some(reason) => {
             loops.command(Command::Stop);
             loops.join(None);
@@ -268,14 +269,14 @@ impl Floor for Completions {
         self
     }
 
-    fn last_arrivals(&mut self) -> Vec<(usize, Socket)> {
+    fn last_arrivals(&mut self, listener: usize) -> Vec<Socket> {
         let now_ns = self.reactor.common.clock.now_ns();
-        while self.accepts.contains(&true) {
+        while self.accepts[listener] {
             self.submit_and_wait(None);
             self.take(usize::MAX, now_ns);
         }
-        let accepted = mem::take(&mut self.accepted).into_iter();
-        accepted.filter_map(|(listener, socket, _)| Some((listener, socket.ok()?))).collect()
+        let accepted = self.accepted.extract_if(.., |(at, ..)| *at == listener);
+        accepted.filter_map(|(_, socket, _)| socket.ok()).collect()
     }
 
     fn admit(&mut self, arrival: Arrival, now_ns: u64) -> Result<Option<u64>, Refusal> {

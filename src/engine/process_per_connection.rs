@@ -40,6 +40,7 @@ pub(super) const ENTRY: Entry = Entry {
         at_once: AtOnce::Many,
         forks: true,
         resizes: Err("it has a process for each client"),
+        relistens: Ok(()),
     },
     start: |mut start| {
         let common = Arc::new(Common::new(&mut start, 1)?);

@@ -28,7 +28,8 @@ use super::connection::Connection;
 use super::front::{Arrival, FIRST_FLOOR_KEY, Floor, Front};
 use super::scoreboard::{Left, Own, Scoreboard, State};
 use super::turns::Turns;
-use super::{Command, Hearing, Running};
+use super::{Change, Command, Hearing, Running};
+use crate::error::Error;
 use crate::logging;
 use crate::metrics::counters::TurnCounters;
 use crate::metrics::summary::{ProcessSummary, Summary};
@@ -305,6 +306,10 @@ impl<F: ProcessFloor> Parent<F> {
 impl<F: ProcessFloor> Running for Parent<F> {
     fn command(&self, command: Command) {
         self.common.tell(&command);
+    }
+
+    fn listen(&self, changes: Vec<Change>) -> Result<(), Error> {
+        self.common.listen(changes, false)
     }
 
     fn summary(&self) -> Summary {

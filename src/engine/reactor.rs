@@ -299,7 +299,7 @@ impl Reactor {
         drop(left);
         let desk = self.desk();
         // Where nobody has mail the front does not say that it dozes.
-        if self.common.needs.mail { desk.rouse() } else { desk.poller.wake() }
+        if self.common.needs.mail() { desk.rouse() } else { desk.poller.wake() }
     }
 
     /// Puts the session aside until there is memory for its ring.

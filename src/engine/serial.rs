@@ -20,7 +20,7 @@ use super::connection::Connection;
 use super::crew::{Crew, Hand};
 use super::front::{Arrival, Floor, Front, Refusal, endpoint_key};
 use super::turns::Turns;
-use super::{Command, Entry, Hearing, Running, Start, anywhere, carries_one_by_one};
+use super::{Change, Command, Entry, Hearing, Running, Start, anywhere, carries_one_by_one};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
 use crate::metrics::counters::TurnCounters;
@@ -40,6 +40,7 @@ pub(super) const ENTRY: Entry = Entry {
         at_once: AtOnce::One,
         forks: false,
         resizes: Err("it has one thread"),
+        relistens: Ok(()),
     },
     start: |start| Ok(Box::new(Serial::start(start)?)),
     available: anywhere,
@@ -146,6 +147,10 @@ impl Running for Serial {
     fn command(&self, command: Command) {
         self.shared.common.tell(&command);
         self.shared.bed.nudge();
+    }
+
+    fn listen(&self, changes: Vec<Change>) -> Result<(), Error> {
+        self.shared.common.listen(changes, false)
     }
 
     fn summary(&self) -> Summary {

@@ -27,7 +27,7 @@ use super::connection::Connection;
 use super::crew::{Crew, Hand, or_abort};
 use super::front::{Arrival, Floor, Front, Refusal};
 use super::turns::Turns;
-use super::{Command, Entry, Hearing, Running, Start, anywhere, carries_all};
+use super::{Change, Command, Entry, Hearing, Running, Start, anywhere, carries_all};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
 use crate::metrics::counters::TurnCounters;
@@ -48,6 +48,7 @@ pub(super) const ENTRY: Entry = Entry {
         at_once: AtOnce::Many,
         forks: false,
         resizes: Err("it has a thread for each client"),
+        relistens: Ok(()),
     },
     start: |start| Ok(Box::new(ThreadPerConnection::start(start)?)),
     available: anywhere,
@@ -210,6 +211,10 @@ impl Floor for Threads {
 impl Running for ThreadPerConnection {
     fn command(&self, command: Command) {
         self.shared.common.tell(&command);
+    }
+
+    fn listen(&self, changes: Vec<Change>) -> Result<(), Error> {
+        self.shared.common.listen(changes, false)
     }
 
     fn summary(&self) -> Summary {

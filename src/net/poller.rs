@@ -50,6 +50,11 @@ impl Batch {
         Batch { events: Vec::with_capacity(capacity) }
     }
 
+    /// How many events one wait may bring, at the least.
+    pub fn most(&self) -> usize {
+        self.events.capacity()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()

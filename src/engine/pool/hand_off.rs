@@ -32,8 +32,6 @@ pub(super) struct HandOff<'a> {
     /// For so many.
     rule: WakeRule,
     turns: Turns<'a>,
-    /// Whether the poller may run turns itself.
-    assists: bool,
     watch: TurnWatch,
     /// Own turns, and the time they took, since they were last noted.
     paced_turns: u64,
@@ -41,8 +39,7 @@ pub(super) struct HandOff<'a> {
 }
 
 impl<'a> HandOff<'a> {
-    /// `all_brief`: whether the turns of every service here are bounded by the byte budget.
-    pub(super) fn new(shared: &'a Shared, all_brief: bool) -> HandOff<'a> {
+    pub(super) fn new(shared: &'a Shared) -> HandOff<'a> {
         let settings = shared.settings();
         let workers = shared.roster.staying();
         HandOff {
@@ -50,7 +47,6 @@ impl<'a> HandOff<'a> {
             workers,
             rule: WakeRule::new(settings.wake, workers, shared.processors),
             turns: shared.turns(&shared.poller, POLLER),
-            assists: settings.assist && all_brief,
             watch: TurnWatch::default(),
             paced_turns: 0,
             paced_ns: 0,
@@ -199,7 +195,9 @@ impl<'a> HandOff<'a> {
     /// Runs the turns that are done before a woken worker would arrive.
     fn assist(&mut self, ready: &mut VecDeque<Request>) {
         let shared = self.shared;
-        if !self.assists || ready.is_empty() || shared.queue.len() > 0 {
+        // Only turns that something bounds.
+        let may = shared.settings().assist && !shared.common.needs.time();
+        if !may || ready.is_empty() || shared.queue.len() > 0 {
             return;
         }
         let idle = shared.idle.len();

@@ -29,11 +29,10 @@ use super::parking::{IdleStack, Seat};
 use super::reactor::{Reactor, Sessions};
 use super::roster::{Place, Roster};
 use super::turns::Turns;
-use super::{Command, Entry, Hearing, InForce, Running, Start, anywhere, carries_all};
+use super::{Change, Command, Entry, Hearing, InForce, Running, Start, anywhere, carries_all};
 use crate::config::{AtOnce, EngineInfo, LowWater, MAX_WORKERS, Settings};
 use crate::error::Error;
 use crate::metrics::summary::{Estimates as Learnt, PollSummary, Summary, TurnSummary};
-use crate::session::handler::Pace;
 
 use service_queue::ServiceQueue;
 use wake_rule::{TurnTimes, WakeCost};
@@ -60,6 +59,7 @@ pub(super) const ENTRY: Entry = Entry {
         at_once: AtOnce::Many,
         forks: false,
         resizes: Ok(()),
+        relistens: Ok(()),
     },
     start: |start| Ok(Box::new(Pool::start(start)?)),
     available: anywhere,
@@ -163,7 +163,6 @@ impl Pool {
     /// # Errors
     /// When a descriptor or a thread cannot be had.
     fn start(mut start: Start) -> Result<Pool, Error> {
-        let all_brief = start.all_paced(&[Pace::Brief, Pace::Calls]);
         let common = Arc::new(Common::new(&mut start, 1)?);
         let Start { listeners, most_sessions, .. } = start;
         let workers = common.settings.workers;
@@ -189,7 +188,7 @@ impl Pool {
         let front = Front::new(Arc::clone(&common), 0, listeners, Sessions::new(&reactor))?;
         let crew = Crew::new(settings.pin);
         let for_poller = Arc::clone(&shared);
-        let poller = Hand::new("poller", None, move || poll_loop::run(&for_poller, front, all_brief));
+        let poller = Hand::new("poller", None, move || poll_loop::run(&for_poller, front));
         crew.start((0..workers).map(|number| worker(&shared, number)).chain([poller]))?;
         Ok(Pool { shared, crew })
     }
@@ -217,6 +216,10 @@ impl Running for Pool {
             self.crew.start(numbers.iter().map(|&number| worker(shared, number)))
         };
         shared.roster.resize(workers, in_force, start, |number| shared.idle.rouse(number))
+    }
+
+    fn listen(&self, changes: Vec<Change>) -> Result<(), Error> {
+        self.shared.common.listen(changes, false)
     }
 
     fn summary(&self) -> Summary {

@@ -14,9 +14,9 @@ use crate::engine::reactor::Sessions;
 use crate::net::os::sharpen_timers;
 use crate::net::poller::Batch;
 
-/// Runs until nobody is here and nobody can come. `all_brief`: the turns of every service are bounded by the byte budget.
-pub(super) fn run(shared: &Shared, mut front: Front<Sessions>, all_brief: bool) {
-    let mut hand_off = HandOff::new(shared, all_brief);
+/// Runs until nobody is here and nobody can come.
+pub(super) fn run(shared: &Shared, mut front: Front<Sessions>) {
+    let mut hand_off = HandOff::new(shared);
     let mut batch = Batch::new(shared.settings().batch);
     shared.poller_seat.occupy();
     sharpen_timers();

@@ -57,8 +57,9 @@ impl WayBack<'_> {
     /// are calls nothing is alone: this worker may have one to run first, however long it takes. What finds no room is then
     /// left to the poller, which queues it when there is some.
     fn put(&mut self, request: Request) {
-        let has_calls = self.shared.common.needs.mail;
-        if !self.carried.is_empty() {
+        let has_calls = self.shared.common.needs.mail();
+        // Calls are never carried, also if the first service that makes some came while something is.
+        if !has_calls && !self.carried.is_empty() {
             self.carried.push_back(request);
             return;
         }

@@ -50,6 +50,7 @@ pub(super) const ENTRY: Entry = Entry {
         at_once: AtOnce::Many,
         forks: true,
         resizes: Err("the number of its processes follows the load, between min_processes and max_processes"),
+        relistens: Err("its processes inherit the listeners when they are made"),
     },
     start: |start| Ok(Box::new(begin(start)?)),
     available: anywhere,
