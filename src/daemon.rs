@@ -395,9 +395,9 @@ impl SignalHandler {
         if workers == before {
             return;
         }
-        let in_force = move |workers| info!("SIGHUP: {workers} workers are in force (before: {before})");
+        let in_force = move |workers| info!("SIGHUP: workers = {workers} is in force (before: {before})");
         if let Err(reason) = self.daemon.set_workers(workers, in_force) {
-            warn!("SIGHUP: there are still {before} workers: {reason}");
+            warn!("SIGHUP: workers = {before} stays in force: {reason}");
         }
     }
 }

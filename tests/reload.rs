@@ -11,7 +11,8 @@ mod engines;
 mod process;
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -26,6 +27,8 @@ use daemon::Daemon;
 use engines::{LeftOut, check_left_out, for_each_engine};
 
 const ECHO: &str = "service = \"echo\"\nscheme = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
+
+const DAYTIME: &str = "service = \"daytime\"\nscheme = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
 
 /// An engine whose listeners stay, by which it is left out of the tests that change some.
 const INHERITED: &str = "its processes inherit the listeners when they are made: see the test of what waits";
@@ -97,8 +100,13 @@ fn ends_at_nul(server: SocketAddr) -> bool {
     client.expect(b"a\0");
     client.finish();
     let mut rest = Vec::new();
-    std::io::Read::read_to_end(&mut client, &mut rest).expect("it ends in order");
+    client.read_to_end(&mut rest).expect("it ends in order");
     rest.is_empty()
+}
+
+fn tells_the_time(server: SocketAddr) -> bool {
+    let mut told = Vec::new();
+    Client::connect(server).read_to_end(&mut told).is_ok() && told.ends_with(b"-UTC\r\n")
 }
 
 fn is_refused(server: SocketAddr) -> bool {
@@ -187,7 +195,7 @@ fn an_address_that_is_taken_changes_nothing() {
             "{said}"
         );
         Client::connect(first).echo(b"as\0before");
-        assert!(!filed.daemon.process.messages().contains("workers are in force"));
+        assert!(!filed.daemon.process.messages().contains("workers = "));
         filed.daemon.drain();
     });
 }
@@ -217,15 +225,10 @@ fn nobody_is_lost_while_listeners_come_and_go() {
             for round in 0..6 {
                 let before = served.load(Ordering::Relaxed);
                 let first: &str = if round % 2 == 0 { &changed } else { ECHO };
-                let said =
-                    filed.reload("", &[first, "service = \"daytime\"\nscheme = \"tcp\"\naddress = \"127.0.0.1:0\"\n"]);
+                let said = filed.reload("", &[first, DAYTIME]);
                 assert!(said.contains(&format!("tcp://{server} offers ")), "{said}");
                 let more = opened(&said);
-                wait_until("the new one is served", || {
-                    let mut told = Vec::new();
-                    let mut client = Client::connect(more);
-                    std::io::Read::read_to_end(&mut client, &mut told).is_ok() && told.ends_with(b"-UTC\r\n")
-                });
+                wait_until("the new one is served", || tells_the_time(more));
                 filed.reload("", &[first]);
                 wait_until("it is gone", || is_refused(more));
                 wait_until("others are served", || served.load(Ordering::Relaxed) > before + 10);
@@ -286,5 +289,42 @@ fn what_waits_for_a_restart_is_named_with_its_reason() {
         plain.echo(b"still\0plain");
         drop(plain);
         filed.daemon.drain();
+    });
+}
+
+#[test]
+fn workers_and_listeners_change_together() {
+    for_each_engine(Many, &[], |engine| {
+        if engine.resizes.is_err() {
+            return;
+        }
+        let udp = "service = \"echo\"\nscheme = \"udp\"\naddress = \"127.0.0.1:0\"\n";
+        let until_nul = format!("{ECHO}terminator = \"nul\"");
+        let filed = Filed::start(engine, "workers = 3", &[ECHO, udp]);
+        let [first, datagrams] = filed.daemon.process.addresses_of("echo")[..] else { panic!("two listeners") };
+        let mut stays: Vec<Client> = (0..9).map(|_| Client::connect(first)).collect();
+        stays.iter_mut().for_each(|client| client.echo(b"before"));
+        for round in 0..4 {
+            let second = opened(&filed.reload("workers = 1", &[ECHO, udp, DAYTIME]));
+            wait_until("it is served there", || (0..6).all(|_| tells_the_time(second)));
+            let said = filed.reload("workers = 6", &[&until_nul, udp]);
+            assert!(said.contains(&format!("tcp://{first} offers echo?terminator=nul")), "{said}");
+            wait_until("new clients are served in the new way", || (0..6).all(|_| ends_at_nul(first)));
+            wait_until("nobody listens there", || is_refused(second));
+            // Whichever of several sockets the kernel chooses for it.
+            for sender in 0..12 {
+                let client = UdpSocket::bind("127.0.0.1:0").expect("a port");
+                client.set_read_timeout(Some(client::DEADLINE)).expect("it has timeouts");
+                client.send_to(&text(100, sender), datagrams).expect("it is sent");
+                let mut answer = [0; 200];
+                let len = client.recv(&mut answer).expect("it is answered");
+                assert!(answer[..len] == text(100, sender));
+            }
+            stays.iter_mut().for_each(|client| client.echo(&text(3_000, round)));
+            filed.reload("workers = 2", &[ECHO, udp]);
+            wait_until("new clients are served in the old way", || !ends_at_nul(first));
+        }
+        filed.daemon.process.wait_for_message("workers = 1 is in force (before: 3)");
+        assert_eq!(filed.daemon.drain().closed("drained"), 9);
     });
 }

@@ -41,6 +41,7 @@ fn for_each_way(test: impl Fn(&str, &[&str])) {
     for engine in ENGINES.iter().filter(|engine| engine.resizes.is_ok() && available(engine.name).is_ok()) {
         let ways: &[&[&str]] = match engine.name {
             "pool" => &[&[], &["--queue", "4"], &["--assist", "off", "--wake", "each", "--low-water", "2"]],
+            "event-loops" => &[&[], &["--placement", "round-robin"], &["--placement", "least"]],
             _ => &[&[]],
         };
         for flags in ways {
@@ -64,11 +65,20 @@ fn ask(daemon: &Daemon, workers: usize) -> Receiver<usize> {
     tells
 }
 
-/// Has so many workers, and waits until the number is in force and the threads are there, or gone.
+/// Has so many workers, and waits until the number is in force.
 fn resize(daemon: &Daemon, workers: usize) {
     let in_force = ask(daemon, workers).recv_timeout(DEADLINE).expect("it comes into force");
     assert_eq!((in_force, daemon.workers(), daemon.summary().workers), (workers, workers, workers));
+}
+
+/// Waits until there are so many threads, no more and no less.
+fn wait_for_threads(workers: usize) {
     wait_until("the threads are there, or gone", || threads() == workers);
+}
+
+/// Whether a worker that is to go waits for the end of the sessions that it has.
+fn keeps_sessions(engine: &str) -> bool {
+    engine == "event-loops"
 }
 
 /// Threads of this process that run turns, by their names.
@@ -126,10 +136,14 @@ fn bytes_are_exact_while_the_workers_come_and_go() {
         let echoed = under_load(server, |echoed| {
             for workers in [8, 1, 8, 1, 3, 2, 8, 5, 1].repeat(10) {
                 resize(&daemon, workers);
+                if !keeps_sessions(engine) {
+                    wait_for_threads(workers);
+                }
                 let before = echoed.load(Ordering::Relaxed);
                 wait_until("it serves on", || echoed.load(Ordering::Relaxed) > before + 20_000);
             }
         });
+        wait_for_threads(1);
         let summary = drain(&daemon);
         assert_eq!((summary.accepted, closed(&summary, "finished")), (CONNECTIONS as u64, CONNECTIONS as u64));
         let all = || summary.worker_turns.iter().chain(&summary.poller_turns);
@@ -152,8 +166,8 @@ fn those_who_go_finish_what_they_are_in() {
             clients.iter_mut().for_each(|client| drop(client.hear_all()));
             assert_eq!(tells.recv_timeout(DEADLINE), Ok(workers));
         }
-        wait_until("the threads have gone", || threads() == 1);
         drop(clients);
+        wait_for_threads(1);
         drain(&daemon);
     });
 }
@@ -173,8 +187,8 @@ fn a_number_that_is_asked_for_before_another_is_in_force_is_followed_by_it() {
         let told: Vec<usize> = all.iter().map(|tells| tells.recv_timeout(DEADLINE).expect("each is told")).collect();
         assert_eq!(told.last(), Some(&3), "{told:?}");
         clients.iter_mut().for_each(|client| drop(client.hear_all()));
-        wait_until("the threads have gone", || threads() == 3);
         drop(clients);
+        wait_for_threads(3);
         drain(&daemon);
     });
 }
@@ -238,7 +252,7 @@ fn a_number_that_cannot_be_is_refused_with_the_reason_and_changes_nothing() {
             assert_eq!(refused.to_string(), said);
         }
         assert_eq!(daemon.workers(), 2);
-        wait_until("their threads have names", || threads() == 2);
+        wait_for_threads(2);
         Client::connect(server).echo(b"as before");
         drain(&daemon);
     });
@@ -261,14 +275,51 @@ fn engines_that_do_not_resize_say_why() {
 fn workers_that_sleep_are_sent_away_and_those_that_come_serve() {
     for_each_way(|engine, flags| {
         let (daemon, server) = start_with(engine, "echo=tcp://127.0.0.1:0", &[&["--workers", "2"], flags].concat());
-        let mut client = Client::connect(server);
-        for workers in [6, 1, 2, 1, 4] {
+        let mut stays = Client::connect(server);
+        for workers in [6, 1, 2, 1, 4, 1] {
             // Long enough for all to lie down: what follows meets sleepers, whether they stay or go.
             thread::sleep(Duration::from_millis(5));
             resize(&daemon, workers);
-            client.echo(b"one at a time");
+            stays.echo(b"one at a time");
+            Client::connect(server).echo(b"another");
         }
-        drop(client);
+        drop(stays);
+        wait_for_threads(1);
         drain(&daemon);
+    });
+}
+
+#[test]
+fn nobody_who_comes_is_lost_while_the_workers_come_and_go() {
+    for_each_way(|engine, flags| {
+        let (daemon, server) = start_with(engine, "echo=tcp://127.0.0.1:0", &[&["--workers", "3"], flags].concat());
+        let (is_over, served) = (AtomicBool::new(false), AtomicU64::new(0));
+        thread::scope(|scope| {
+            for seed in 0..CLIENTS {
+                let (is_over, served) = (&is_over, &served);
+                scope.spawn(move || {
+                    while !is_over.load(Ordering::Relaxed) {
+                        // All of them wait in backlogs, wherever those are.
+                        let mut clients: Vec<Client> = (0..8).map(|_| Client::connect(server)).collect();
+                        clients.iter_mut().for_each(|client| client.echo(&client::text(300, seed)));
+                        clients.iter_mut().for_each(Client::finish);
+                        clients.iter_mut().for_each(Client::expect_end);
+                        served.fetch_add(8, Ordering::Relaxed);
+                    }
+                });
+            }
+            for workers in [1, 5, 2, 8, 1, 3].repeat(3) {
+                resize(&daemon, workers);
+                wait_for_threads(workers);
+                let before = served.load(Ordering::Relaxed);
+                wait_until("others are served", || served.load(Ordering::Relaxed) > before + 50);
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        let summary = drain(&daemon);
+        assert_eq!(
+            (summary.accepted, closed(&summary, "finished")),
+            (served.load(Ordering::Relaxed), summary.accepted)
+        );
     });
 }

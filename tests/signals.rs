@@ -170,7 +170,7 @@ fn a_reload_changes_the_timeouts_and_a_broken_file_changes_nothing() {
         write("workers = 3\nidle_timeout = \"200ms\"");
         process.signal(Signal::HUP);
         process.wait_for_message(&match engine.resizes {
-            Ok(()) => "3 workers are in force".to_owned(),
+            Ok(()) => "workers = 3 is in force".to_owned(),
             Err(reason) => format!("these changes wait for a restart: workers ({reason})"),
         });
         process.wait_for_message(&format!("{path_text} is in force"));

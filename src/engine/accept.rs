@@ -116,6 +116,10 @@ impl Acceptor {
         &self.served
     }
 
+    pub(super) fn into_served(self) -> Served {
+        self.served
+    }
+
     /// When it wants to look again by itself.
     pub(super) fn resume_ns(&self) -> Option<u64> {
         self.resume_ns

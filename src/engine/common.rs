@@ -16,11 +16,12 @@ use std::sync::{Arc, Mutex};
 use super::accept::share_ports;
 use super::endpoint::Endpoint;
 use super::front::Arrival;
+use super::growing::Growing;
 use super::needs::Needs;
 use super::parking::Doze;
-use super::{Change, Command, Start};
+use super::{Change, Command, Served, Start};
 use crate::clock::Clock;
-use crate::config::{Limits, Settings};
+use crate::config::{Limits, MAX_WORKERS, Settings};
 use crate::error::Error;
 use crate::jobs::Jobs;
 use crate::metrics::counters::PollCounters;
@@ -38,8 +39,8 @@ pub(super) struct Common {
     pub(super) jobs: Option<Jobs>,
     /// In memory that child processes share, for those engines that have some.
     orders: Shared<Orders>,
-    /// One for each front.
-    pub(super) desks: Box<[Desk]>,
+    /// One for each front. Some engines add fronts while they serve.
+    pub(super) desks: Growing<Desk>,
     /// Connections that were let in and have not ended. Written by fronts and by whoever ends sessions.
     live: AtomicUsize,
     /// Endpoints that are open. Written by whoever closes one.
@@ -54,9 +55,11 @@ impl Common {
         let (settings, needs) = (start.settings.clone(), std::mem::take(&mut start.needs));
         let jobs = start.has_jobs.then(|| Jobs::new(settings.jobs, settings.job_backlog));
         let mut endpoints = std::mem::take(&mut start.endpoints).into_iter();
-        let desks = (0..desks).map(|_| Desk::new(endpoints.next().unwrap_or_default()));
-        let desks =
-            desks.collect::<io::Result<Box<[Desk]>>>().map_err(|reason| Error::resource("make a poller", reason))?;
+        let made = Growing::new(MAX_WORKERS);
+        for _ in 0..desks {
+            made.push(Desk::new(endpoints.next().unwrap_or_default()).map_err(no_poller)?);
+        }
+        let desks = made;
         let orders = Shared::<Orders>::new(1).map_err(|reason| Error::resource("share memory", reason))?;
         orders[0].set_timeouts(&settings.limits);
         Ok(Common {
@@ -66,10 +69,20 @@ impl Common {
             jobs,
             orders,
             live: AtomicUsize::new(0),
-            endpoints: AtomicUsize::new(desks.iter().map(|desk| desk.endpoints.len()).sum()),
+            endpoints: AtomicUsize::new(desks.iter().map(|desk: &Desk| desk.endpoints.len()).sum()),
             desks,
             closed: AtomicUsize::new(0),
         })
+    }
+
+    /// Adds a desk, at which nobody is yet; its number. For one thread at a time.
+    ///
+    /// # Errors
+    /// No descriptor can be had.
+    pub(super) fn add_desk(&self) -> Result<usize, Error> {
+        let number = self.desks.push(Desk::new(Vec::new()).map_err(no_poller)?);
+        self.close_one();
+        Ok(number)
     }
 
     /// What every session is to know.
@@ -165,6 +178,11 @@ impl Common {
         self.tell_if_over();
     }
 
+    /// Takes that back: there is a front again at a desk where there was none.
+    pub(super) fn open_one(&self) {
+        self.closed.fetch_sub(1, Ordering::SeqCst);
+    }
+
     /// Whether nobody is here and nobody can come: a front may still hand to another what it lets in.
     pub(super) fn is_over(&self) -> bool {
         let are_closed = self.closed.load(Ordering::SeqCst) == self.desks.len();
@@ -191,6 +209,10 @@ impl Common {
     pub(super) fn stage_ns(&self) -> u64 {
         if self.is_timed() { self.clock.now_ns() } else { 0 }
     }
+}
+
+fn no_poller(reason: io::Error) -> Error {
+    Error::resource("make a poller", reason)
 }
 
 /// How far the engine has come on its way to the end.
@@ -295,12 +317,26 @@ pub(super) struct Desk {
     pub(super) doze: Doze,
 }
 
+/// A change of the number of fronts that are given new sessions. It goes to the first, and from there to the others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Resize {
+    pub(super) fronts: usize,
+    /// Which change it is, from 1 on.
+    pub(super) number: u64,
+    /// Fronts below this one leave their listeners with the first, which accepts for all from now on; 0 if it does already.
+    pub(super) hand_over: usize,
+}
+
 /// Something for a front to do.
 pub(super) enum Errand {
     /// What the engine was told.
     Tell(Command),
     /// Its listeners change.
     Listen(Vec<Change>),
+    /// The number of fronts that are given new sessions changes.
+    Resize(Resize),
+    /// Listeners that another front had.
+    Take(Vec<Served>),
     /// A connection that another front has accepted and counted in.
     Adopt(Arrival),
 }

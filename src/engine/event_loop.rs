@@ -42,6 +42,11 @@ pub(super) const ENTRY: Entry = Entry {
 /// The floor of a loop: sessions, and perhaps something before them.
 pub(super) trait LoopFloor: Floor + Send + 'static {
     fn sessions(&mut self) -> &mut Sessions;
+
+    /// Whether the loop ends here, while the engine serves on. Asked when it has nothing to do.
+    fn leaves(&mut self) -> bool {
+        false
+    }
 }
 
 impl LoopFloor for Sessions {
@@ -70,7 +75,8 @@ pub(super) fn start_loops<F: LoopFloor>(
     Ok(loops)
 }
 
-fn run<F: LoopFloor>(one: &Loop, mut front: Front<F>) {
+/// Runs a loop until the engine has drained, or it [leaves](LoopFloor::leaves).
+pub(super) fn run<F: LoopFloor>(one: &Loop, mut front: Front<F>) {
     let reactor = &*one.reactor;
     let mut turns = one.turns();
     let mut batch = Batch::new(reactor.common.settings.batch);
@@ -82,6 +88,9 @@ fn run<F: LoopFloor>(one: &Loop, mut front: Front<F>) {
         for _ in 0..ready.len() {
             let request = ready.pop_front().expect("as many as there were");
             reactor.run(&mut turns, request, &mut |next| ready.push_back(next));
+        }
+        if ready.is_empty() && front.floor.leaves() {
+            return;
         }
     }
 }

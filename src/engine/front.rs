@@ -18,7 +18,7 @@ use std::time::Duration;
 use log::info;
 
 use super::accept::{Acceptor, Admission, Doorbell};
-use super::common::{Common, Desk, Errand, Stage};
+use super::common::{Common, Desk, Errand, Resize, Stage};
 use super::{Change, Command, Served};
 use crate::config::Limits;
 use crate::error::Error;
@@ -111,6 +111,11 @@ pub(super) trait Floor {
     /// The engine has gone on to this stage: every session is to know.
     fn handle_stage(&mut self, stage: Stage, now_ns: u64);
 
+    /// The number of fronts changes that are given new sessions; for a floor that has other fronts beside its own.
+    fn handle_resize(&mut self, _resize: Resize) {
+        unreachable!("it is alone");
+    }
+
     /// The timeouts have changed.
     fn handle_timeouts(&mut self, _now_ns: u64) {}
 
@@ -138,6 +143,9 @@ pub(super) struct Front<F> {
     /// When the floor is to be told that the drain is over.
     drain_over_ns: Option<u64>,
     is_draining: bool,
+    /// Fronts that have still to leave their listeners here, and what to do with all listeners when they have.
+    awaited: usize,
+    deferred: Vec<Change>,
     now_ns: u64,
 }
 
@@ -171,6 +179,8 @@ impl<F: Floor> Front<F> {
             alarm_ns: u64::MAX,
             drain_over_ns: None,
             is_draining: false,
+            awaited: 0,
+            deferred: Vec::new(),
             now_ns: common.clock.now_ns(),
             common,
         })
@@ -192,7 +202,8 @@ impl<F: Floor> Front<F> {
 
     /// Whether nobody is here and nobody can come.
     pub(super) fn is_drained(&self) -> bool {
-        self.common.is_over()
+        // Another front may have left its listeners here before it closed.
+        self.common.is_over() && !self.desk().has_errands()
     }
 
     /// Waits until something is to be done, at most for `timeout`, and does it, with the memory of `batch` for what is
@@ -255,6 +266,13 @@ impl<F: Floor> Front<F> {
     fn schedule_endpoint(&mut self, number: usize, reasons: Reasons) {
         if self.desk().endpoints[number].schedule(reasons) == Scheduled::Enqueue {
             self.floor.handle_endpoint(number, self.now_ns);
+        }
+    }
+
+    /// For a front that comes while the engine serves: does what it would have been told before.
+    pub(super) fn catch_up(&mut self) {
+        if self.common.orders().stage(self.now_ns) > Stage::Open {
+            self.drain();
         }
     }
 
@@ -405,8 +423,21 @@ impl<F: Floor> Front<F> {
                     self.set_alarm();
                 }
                 Errand::Listen(changes) => {
-                    changes.into_iter().for_each(|change| self.change_listeners(change));
-                    self.set_alarm();
+                    self.deferred.extend(changes);
+                    self.change_listeners();
+                }
+                Errand::Resize(resize) => {
+                    if self.number == 0 {
+                        self.awaited += resize.hand_over.saturating_sub(1);
+                    } else if self.number < resize.hand_over {
+                        self.leave_listeners();
+                    }
+                    self.floor.handle_resize(resize);
+                }
+                Errand::Take(listeners) => {
+                    self.awaited -= 1;
+                    listeners.into_iter().for_each(|served| self.open(served));
+                    self.change_listeners();
                 }
                 Errand::Adopt(arrival) => {
                     if let Err(reason) = self.seat(arrival) {
@@ -417,10 +448,26 @@ impl<F: Floor> Front<F> {
         }
     }
 
-    fn change_listeners(&mut self, change: Change) {
-        if self.is_draining {
-            return;
+    /// Leaves all listeners with the first front. None is closed, so that nobody in a backlog is lost.
+    fn leave_listeners(&mut self) {
+        let desk = &self.common.desks[self.number];
+        let mut left = Vec::new();
+        for mut acceptor in self.acceptors.drain(..).flatten() {
+            acceptor.forget(self.floor.bell(desk));
+            left.push(acceptor.into_served());
         }
+        self.common.desks[0].leave(Errand::Take(left));
+    }
+
+    /// Changes the listeners as it was told, once all of them are here.
+    fn change_listeners(&mut self) {
+        if self.awaited == 0 {
+            std::mem::take(&mut self.deferred).into_iter().for_each(|change| self.change_listener(change));
+        }
+        self.set_alarm();
+    }
+
+    fn change_listener(&mut self, change: Change) {
         match change {
             Change::Open(served) => self.open(served),
             Change::Offer { address, service, idle_exempt } => {
@@ -445,6 +492,9 @@ impl<F: Floor> Front<F> {
         match self.acceptors.get_mut(key) {
             Some(place) => *place = acceptor,
             None => self.acceptors.push(acceptor),
+        }
+        if self.is_draining {
+            self.close(key);
         }
     }
 

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use super::books::Books;
 use super::common::Common;
 use super::crew::{Crew, Hand};
+use super::growing::Growing;
 use super::reactor::Reactor;
 use super::turns::Turns;
 use super::{Change, Command, Hearing, Running, Start};
+use crate::config::{MAX_WORKERS, Settings};
 use crate::error::Error;
 use crate::metrics::counters::{Count, TurnCounters};
 use crate::metrics::stages::StageRecorder;
@@ -39,12 +41,21 @@ impl Loop {
     }
 }
 
+/// Shares the memory for rings out among so many loops that have sessions, at least a ring for each: a loop that runs out of
+/// it waits for its own sessions.
+pub(super) fn share_memory(common: &Common, loops: &Growing<Loop>, count: usize) {
+    let Settings { limits, ring_bytes, .. } = &common.settings;
+    let share_bytes = (limits.max_buffer_bytes / count).max(*ring_bytes);
+    loops.iter().for_each(|one| one.reactor.budget.limit(share_bytes));
+}
+
 /// The running engine.
 pub(super) struct Loops {
     engine: &'static str,
     pub(super) common: Arc<Common>,
-    pub(super) all: Arc<[Loop]>,
+    pub(super) all: Arc<Growing<Loop>>,
     crew: Crew,
+    most_sessions: usize,
     /// Each loop has listeners of its own.
     are_shared: bool,
 }
@@ -56,18 +67,23 @@ impl Loops {
     /// When a descriptor cannot be had.
     pub(super) fn new(engine: &'static str, start: &mut Start, count: usize) -> Result<Loops, Error> {
         let common = Arc::new(Common::new(start, count)?);
-        // Memory is shared out too: a loop that runs out of it waits for its own sessions.
-        let buffer_bytes = common.settings.limits.max_buffer_bytes / count;
-        let made = |number| Loop {
+        let crew = Crew::new(common.settings.pin);
+        let all = Arc::new(Growing::new(MAX_WORKERS));
+        let loops = Loops { engine, common, all, crew, most_sessions: start.most_sessions, are_shared: false };
+        (0..count).for_each(|number| loops.add(number));
+        share_memory(&loops.common, &loops.all, count);
+        Ok(loops)
+    }
+
+    /// Adds a loop at this desk, without a thread.
+    pub(super) fn add(&self, number: usize) {
+        self.all.push(Loop {
             number,
-            reactor: Reactor::new(&common, number, start.most_sessions, buffer_bytes),
+            reactor: Reactor::new(&self.common, number, self.most_sessions, 0),
             refused: Count::default(),
             counters: TurnCounters::default(),
             stages: StageRecorder::default(),
-        };
-        let all = (0..count).map(made).collect();
-        let crew = Crew::new(common.settings.pin);
-        Ok(Loops { engine, common, all, crew, are_shared: false })
+        });
     }
 
     /// The same, each with listeners of its own on the same ports.
@@ -83,7 +99,15 @@ impl Loops {
     where
         R: FnOnce(&Loop) + Send + 'static,
     {
-        self.crew.start(runs.into_iter().enumerate().map(|(number, run)| {
+        self.begin_some(name, runs.into_iter().enumerate())
+    }
+
+    /// The same for those of these numbers.
+    pub(super) fn begin_some<R>(&self, name: &str, runs: impl IntoIterator<Item = (usize, R)>) -> Result<(), Error>
+    where
+        R: FnOnce(&Loop) + Send + 'static,
+    {
+        self.crew.start(runs.into_iter().map(|(number, run)| {
             let all = Arc::clone(&self.all);
             Hand::new(format!("{name}-{number}"), Some(number), move || run(&all[number]))
         }))

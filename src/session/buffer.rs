@@ -168,7 +168,8 @@ impl Store {
 
 /// The memory of all rings of the daemon together, and whether a session waits for some of it.
 pub struct Budget {
-    limit_bytes: usize,
+    /// Changed by the engine when the memory is shared out anew.
+    limit_bytes: AtomicUsize,
     /// Bytes of the rings in existence. Written by every worker, but only when a ring is made or dropped.
     made_bytes: AtomicUsize,
     /// Set by the engine while sessions wait for a ring; workers then drop rings rather than keep them.
@@ -182,7 +183,7 @@ impl Budget {
     /// A budget of `limit_bytes`; `usize::MAX` for none.
     pub fn new(limit_bytes: usize) -> Arc<Budget> {
         Arc::new(Budget {
-            limit_bytes,
+            limit_bytes: AtomicUsize::new(limit_bytes),
             made_bytes: AtomicUsize::new(0),
             awaited: AtomicBool::new(false),
             shelf: Mutex::new(Vec::new()),
@@ -194,9 +195,18 @@ impl Budget {
         self.made_bytes.load(Ordering::SeqCst)
     }
 
+    /// Goes on with another limit. Where more exists than that, nothing is made until enough has been given back.
+    pub fn limit(&self, limit_bytes: usize) {
+        self.limit_bytes.store(limit_bytes, Ordering::SeqCst);
+    }
+
+    fn limit_bytes(&self) -> usize {
+        self.limit_bytes.load(Ordering::Relaxed)
+    }
+
     /// Whether a ring of this size could be made now.
     pub fn has_room(&self, ring_bytes: usize) -> bool {
-        self.made_bytes().saturating_add(ring_bytes) <= self.limit_bytes
+        self.made_bytes().saturating_add(ring_bytes) <= self.limit_bytes()
     }
 
     /// Gives up the rings that were put away; for when nobody is left to need them.
@@ -208,7 +218,7 @@ impl Budget {
 
     fn try_grow(&self, ring_bytes: usize) -> bool {
         let before = self.made_bytes.fetch_add(ring_bytes, Ordering::Relaxed);
-        let fits = before.saturating_add(ring_bytes) <= self.limit_bytes;
+        let fits = before.saturating_add(ring_bytes) <= self.limit_bytes();
         if !fits {
             self.made_bytes.fetch_sub(ring_bytes, Ordering::Relaxed);
         }
@@ -270,7 +280,7 @@ impl Leases {
 
     /// Whether so many bytes could be had if nobody else had any.
     pub(super) fn could_hold(&self, bytes: usize) -> bool {
-        bytes <= self.budget.limit_bytes
+        bytes <= self.budget.limit_bytes()
     }
 
     /// Whether a lease was refused since the last call of this method.
