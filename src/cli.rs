@@ -427,7 +427,8 @@ fn serve_notes() -> String {
          info (default), debug, trace.\n\
          \n\
          SIGTERM, SIGINT  drain and exit; the second time at once\n\
-         SIGHUP           read the file again\n\
+         SIGHUP           read the file again: listeners, workers, limits and\n\
+                          timeouts change, what cannot is named in the log\n\
          SIGUSR1          write the summary to stderr\n\
          \n",
     );

@@ -61,7 +61,7 @@ pub trait Service: Send + Sync {
     }
 
     /// Does what takes a while or may fail, and is part of no request. Called before anybody can connect, and before the
-    /// engine has any thread or process.
+    /// engine has any thread or process; or, when it comes by a reload, while the engine serves others.
     ///
     /// # Errors
     /// Why it cannot serve, for people.
