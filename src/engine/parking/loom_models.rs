@@ -168,6 +168,17 @@ impl Pool {
         self.idle.pass_wake_on(|| self.queue.len() > 0);
     }
 
+    fn spawn_leaver_and_stayer(self: &Arc<Pool>) -> [thread::JoinHandle<()>; 2] {
+        let [for_leaver, for_stayer] = [(); 2].map(|()| Arc::clone(self));
+        let stay = move || {
+            for_stayer.idle.occupy(1);
+            while for_stayer.take().is_none() {
+                for_stayer.idle.sleep_unless(1, || for_stayer.queue.len() > 0);
+            }
+        };
+        [thread::spawn(move || for_leaver.work_until_told(0)), thread::spawn(stay)]
+    }
+
     fn spawn_worker(self: &Arc<Pool>, worker: usize) -> thread::JoinHandle<()> {
         let pool = Arc::clone(self);
         thread::spawn(move || pool.work(worker))
@@ -342,19 +353,7 @@ fn a_worker_that_goes_does_not_swallow_a_wake() {
     for is_told_first in [false, true] {
         model(move || {
             let pool = Pool::new(2, 1);
-            let leaver = {
-                let pool = Arc::clone(&pool);
-                thread::spawn(move || pool.work_until_told(0))
-            };
-            let stayer = {
-                let pool = Arc::clone(&pool);
-                thread::spawn(move || {
-                    pool.idle.occupy(1);
-                    while pool.take().is_none() {
-                        pool.idle.sleep_unless(1, || pool.queue.len() > 0);
-                    }
-                })
-            };
+            let [leaver, stayer] = pool.spawn_leaver_and_stayer();
             if is_told_first {
                 pool.tell_to_go(0);
             }
@@ -375,20 +374,14 @@ fn a_worker_that_goes_does_not_swallow_a_wake() {
 fn a_wake_is_not_swallowed_whoever_brings_the_request() {
     model(|| {
         let pool = Pool::new(2, 1);
-        let leaver = {
-            let pool = Arc::clone(&pool);
-            thread::spawn(move || pool.work_until_told(0))
-        };
+        let [leaver, stayer] = pool.spawn_leaver_and_stayer();
         let resizer = {
             let pool = Arc::clone(&pool);
             thread::spawn(move || pool.tell_to_go(0))
         };
         pool.put(1);
         pool.wake_if_all_sleep();
-        pool.idle.occupy(1);
-        while pool.take().is_none() {
-            pool.idle.sleep_unless(1, || pool.queue.len() > 0);
-        }
-        [leaver, resizer].into_iter().for_each(|thread| thread.join().unwrap());
+        [leaver, stayer, resizer].into_iter().for_each(|thread| thread.join().unwrap());
+        pool.assert_all_up();
     });
 }
