@@ -17,6 +17,7 @@ mod process;
 use std::fs;
 use std::io::{PipeWriter, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -378,7 +379,8 @@ fn too_few_threads_are_no_surprise_after_the_ready_lines() {
     for_each_engine(One, LEFT_OUT, |engine| {
         let place = ENGINES.iter().position(|one| one.name == engine.name).expect("it is one of them");
         let outcomes = [1, 2, 3, 4, 5, 6, 7, 8].map(|most| {
-            let mut process = Process::spawn_until_ready_or_over(&mut limited(user(place), most, engine.name));
+            let flags = ["--listen", ECHO, "--workers", "2", "--engine", engine.name];
+            let mut process = Process::spawn_until_ready_or_over(&mut limited(user(place), most, &flags));
             let is_ready = process.is_ready();
             if is_ready {
                 process.signal(Signal::TERM);
@@ -394,13 +396,49 @@ fn too_few_threads_are_no_surprise_after_the_ready_lines() {
     });
 }
 
+#[test]
+fn threads_that_cannot_be_had_leave_the_workers_as_they_were() {
+    let user = |place: usize| 60_000 + (std::process::id() * 16 + place as u32) % 5_000;
+    if let Err(reason) = Command::new("true").uid(user(0)).status() {
+        println!("skipped: a user who runs nothing else is needed: {reason}");
+        return;
+    }
+    for_each_engine(Many, LEFT_OUT, |engine| {
+        if engine.resizes.is_err() {
+            return;
+        }
+        let place = ENGINES.iter().position(|one| one.name == engine.name).expect("it is one of them");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("maitred.toml");
+        // The other user is to read it.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+        let write = |workers: usize| fs::write(&path, format!("workers = {workers}\n")).expect("a file");
+        write(2);
+        let flags = ["--config", path.to_str().expect("text"), "--listen", ECHO, "--engine", engine.name];
+        let mut process = Process::spawn_until_ready(&mut limited(user(place), 9, &flags));
+        let mut client = Client::connect(process.address());
+        client.echo(b"before");
+        write(40);
+        process.signal(Signal::HUP);
+        process.wait_for_message("workers = 2 stays in force: cannot start the thread ");
+        client.echo(b"as before");
+        // Those that were had for it have gone again.
+        write(3);
+        process.signal(Signal::HUP);
+        process.wait_for_message("workers = 3 is in force (before: 2)");
+        client.echo(b"and on");
+        process.signal(Signal::TERM);
+        assert_eq!(process.wait().code(), Some(0), "{}", process.messages());
+    });
+}
+
 /// The program as this user, who may have so many threads. Opened here: the user may have no way to where it lies.
-fn limited(user: u32, most: usize, engine: &str) -> Command {
+fn limited(user: u32, most: usize, flags: &[&str]) -> Command {
     let program = fs::File::open(env!("CARGO_BIN_EXE_maitred")).expect("it was built");
     let mut shell = Command::new("sh");
     // One shell has one letter for it, another the other.
     let line = format!("ulimit -u {most} 2>/dev/null || ulimit -p {most}; exec /proc/self/fd/0 \"$@\"");
-    shell.args(["-c", &line, "sh", "serve", "--listen", ECHO, "--workers", "2", "--engine", engine]);
+    shell.args(["-c", &line, "sh", "serve"]).args(flags);
     shell.stdin(program).uid(user);
     shell
 }

@@ -199,6 +199,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::random::Random;
 
     /// A roster with what its `start` and `rouse` were called for, and the numbers that were said to be in force.
     struct Scene {
@@ -276,6 +277,43 @@ mod tests {
         scene.resize(2).expect("one place is free");
         let said = scene.resize(3).expect_err("the others are still there").to_string();
         assert_eq!(said, "cannot have 3 workers: too many of before are still in their last turn");
+    }
+
+    /// Numbers that are asked for and workers that go, in any order: the last number is the one that comes into force, each who
+    /// asked is told once, when nobody is left that is to go, and no place is taken twice.
+    #[test]
+    fn any_order_of_asking_and_going_ends_with_the_last_number() {
+        for seed in 0..300 {
+            let mut random = Random::new(seed);
+            let scene = Scene::new(1 + random.below(8));
+            let mut here: Vec<usize> = (0..scene.roster.staying()).collect();
+            let (mut asked, mut told, mut last) = (0, 0, here.len());
+            for _ in 0..60 {
+                let going = |here: &[usize]| -> Vec<usize> {
+                    here.iter().copied().filter(|&number| scene.roster.places[number].is_to_go()).collect()
+                };
+                if random.below(3) == 0 {
+                    last = 1 + random.below(12);
+                    scene.resize(last).expect("there are places");
+                    asked += 1;
+                    for number in scene.started.take() {
+                        assert!(!here.contains(&number), "seed {seed}: one-at-a-place");
+                        here.push(number);
+                    }
+                } else if let gone @ [_, ..] = &going(&here)[..] {
+                    let leaver = gone[random.below(gone.len())];
+                    here.retain(|number| *number != leaver);
+                    scene.roster.leave(leaver);
+                }
+                let numbers = scene.told();
+                told += numbers.len();
+                let left = going(&here).len();
+                assert!(numbers.is_empty() || left == 0 && numbers.iter().all(|number| *number == last), "seed {seed}");
+                assert!(left > 0 || told == asked, "seed {seed}: all have been told when nobody is left that is to go");
+                assert_eq!((scene.roster.staying(), scene.roster.present()), (last, last + left), "seed {seed}");
+                assert_eq!(scene.roster.span(), here.iter().max().map_or(0, |most| most + 1), "seed {seed}");
+            }
+        }
     }
 
     #[test]

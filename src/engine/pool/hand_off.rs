@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::wake_rule::{RECHECK, Scene, TIMED_TURNS, TurnWatch, WakeRule};
-use super::{NONE_LEFT, POLLER, Shared};
+use super::{NONE_LEFT, Shared};
 use crate::config::LowWater;
 use crate::engine::reactor::Request;
 use crate::engine::turns::Turns;
@@ -46,7 +46,7 @@ impl<'a> HandOff<'a> {
             shared,
             workers,
             rule: WakeRule::new(settings.wake, workers, shared.processors),
-            turns: shared.turns(&shared.poller, POLLER),
+            turns: shared.turns(&shared.poller),
             watch: TurnWatch::default(),
             paced_turns: 0,
             paced_ns: 0,

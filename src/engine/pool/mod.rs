@@ -30,7 +30,7 @@ use super::reactor::{Reactor, Sessions};
 use super::roster::{Place, Roster};
 use super::turns::Turns;
 use super::{Change, Command, Entry, Hearing, InForce, Running, Start, anywhere, carries_all};
-use crate::config::{AtOnce, EngineInfo, LowWater, MAX_WORKERS, Settings};
+use crate::config::{AtOnce, EngineInfo, LowWater, Settings};
 use crate::error::Error;
 use crate::metrics::summary::{Estimates as Learnt, PollSummary, Summary, TurnSummary};
 
@@ -68,9 +68,6 @@ pub(super) const ENTRY: Entry = Entry {
 /// The low-water mark `auto`: a worker wakes the parked poller when it finds nothing left to take. To do so with a turn
 /// still to run would, on a busy machine, only put the poller in that worker's way.
 pub(super) const NONE_LEFT: usize = usize::MAX;
-
-/// The poller's number among those who run turns: above every worker's, however many there come to be.
-const POLLER: usize = MAX_WORKERS;
 
 /// Counters of turns that only this engine keeps.
 const OWN_TURNS: &[&str] = &["again", "carried", "parks", "yields", "worker_wakes", "poller_wakes"];
@@ -127,9 +124,9 @@ impl Shared {
         self.reactor.desk()
     }
 
-    /// Turns of whoever has this place and number.
-    fn turns<'a>(&'a self, place: &'a Place, number: usize) -> Turns<'a> {
-        Turns::new(&self.common, &self.reactor.budget, &place.counters, &place.stages).numbered(number)
+    /// Turns of whoever has this place.
+    fn turns<'a>(&'a self, place: &'a Place) -> Turns<'a> {
+        Turns::new(&self.common, &self.reactor.budget, &place.counters, &place.stages)
     }
 
     /// All who run turns, and who ever did: the workers by their numbers, then the poller.

@@ -101,7 +101,7 @@ impl<'a> Worker<'a> {
         let place = &shared.roster.places[number];
         Worker {
             place,
-            turns: shared.turns(place, number),
+            turns: shared.turns(place).numbered(number),
             number,
             back: WayBack { shared, counters: &place.counters, carried: VecDeque::with_capacity(CARRIED_MOST + 2) },
             streak: 0,
