@@ -25,9 +25,10 @@
 //! - [`cell`]: a value that processes share by a file, and watch;
 //! - [`load`]: the load generator, which talks to any server; [`random`]: its seeded draws;
 //! - [`queueing`]: what theory and a simulator say of servers and of those who wait for them; [`simulate`]: the same
-//!   under a load.
+//!   under a load;
+//! - [`study`]: many runs of both, and what they amount to.
 //!
-//! Arrows point one way: `service → session ← engine → net ← load`, `cell → net`. The course is in `design/`, beginning with its README.
+//! Arrows point one way: `service → session ← engine → net ← load ← study`, `cell → net`. The course is in `design/`, beginning with its README.
 
 pub mod cell;
 pub mod cli;
@@ -48,6 +49,7 @@ pub mod service;
 pub mod session;
 pub mod simulate;
 pub mod spend;
+pub mod study;
 mod sync;
 pub mod units;
 

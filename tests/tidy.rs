@@ -46,6 +46,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("session", &["clock", "sync"]),
     ("simulate", &["cli", "config", "error", "load", "metrics", "queueing", "random", "units"]),
     ("spend", &["clock", "units"]),
+    (
+        "study",
+        &[
+            "cli", "clock", "config", "engine", "error", "load", "metrics", "net", "queueing", "random", "service",
+            "units",
+        ],
+    ),
     ("sync", &[]),
     ("units", &[]),
 ];
