@@ -14,6 +14,7 @@ mod flags;
 mod keys;
 mod listen;
 mod settings;
+pub(crate) mod source;
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -22,8 +23,8 @@ use std::sync::Arc;
 
 use self::file::File;
 pub(crate) use self::flags::{number, time, usage};
-use self::keys::{KEYS, Key, Live, Unfit};
-pub(crate) use self::keys::{shown, within};
+use self::keys::{KEYS, Key, Live};
+pub(crate) use self::keys::{Unfit, shown, within};
 use self::listen::{Asked, Field};
 use crate::cli::ServeArgs;
 use crate::error::Error;
@@ -264,8 +265,16 @@ pub fn default_udp_ports() -> impl Iterator<Item = u16> {
     listeners.filter(|(scheme, _)| *scheme == Scheme::Udp.name()).map(|(_, port)| *port)
 }
 
+/// The value of a setting, alone and without a look at the others, as it is shown: `0x10` and `16` are one.
+///
+/// # Errors
+/// There is no setting of this name (none), or it does not take this value.
+pub(crate) fn setting(name: &str, text: &str) -> Option<Result<String, Unfit>> {
+    let key = keys::find(name)?;
+    Some(key.form.parse(text).map(|value| key.form.show(value)))
+}
+
 /// The names of all settings, as the file has them.
-#[cfg(test)]
 pub(crate) fn setting_names() -> impl Iterator<Item = &'static str> {
     KEYS.iter().map(|key| key.name)
 }
@@ -341,7 +350,7 @@ impl Fields<'_> {
 
     fn error(&self, field: &Field, unfit: Unfit) -> Error {
         match (self.path, field.line) {
-            (Some(path), Some(line)) => file::configuration(path.to_owned(), line, &field.key, unfit),
+            (Some(path), Some(line)) => source::configuration(path.to_owned(), line, &field.key, unfit),
             _ => {
                 let flag = format!("--{}", field.key.replace('_', "-"));
                 Error::Usage { flag, problem: unfit.problem, expected: unfit.expected }

@@ -3,19 +3,14 @@
 //! Knows TOML, names and types, nothing of ranges or of what fits together. Keys come out in the order in which they
 //! stand, so that the first mistake of a file is the one reported. Read next: `listen.rs`, for the tables `[[listen]]`.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{self, Form, KEYS, Unfit};
 use super::listen::{Asked, Field};
+use super::source::{Source, contents, decimal, described, in_order, nearest, wrong_type};
 use crate::error::Error;
-
-/// Bytes that a file may have: a hundred times what all keys and a thousand listeners need. Keeps a slip such as
-/// `--config /dev/zero` from filling the memory.
-const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// What a file says.
 pub(super) struct File {
@@ -55,30 +50,6 @@ pub(super) fn read(path: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-fn contents(path: &Path) -> Result<String, Error> {
-    let unreadable = |problem: String| Error::Configuration {
-        file: path.to_owned(),
-        line: None,
-        key: None,
-        problem,
-        expected: "a readable TOML file".to_owned(),
-    };
-    let file = std::fs::File::open(path).map_err(|reason| unreadable(format!("cannot be opened: {reason}")))?;
-    let mut text = String::new();
-    let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text);
-    read.map_err(|reason| unreadable(format!("cannot be read: {reason}")))?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(unreadable("is longer than 1MiB".to_owned()));
-    }
-    Ok(text)
-}
-
-/// The file that is being read, for its name and its lines.
-struct Source<'a> {
-    path: &'a Path,
-    text: &'a str,
-}
-
 impl Source<'_> {
     fn listen(&self, line: usize, value: &DeValue<'_>) -> Result<Vec<Asked>, Error> {
         let not_tables = || {
@@ -116,45 +87,11 @@ impl Source<'_> {
             self.error(header, &listen_key(key), Unfit::new("is missing", expected))
         })
     }
-
-    fn error(&self, line: usize, key: &str, unfit: Unfit) -> Error {
-        configuration(self.path.to_owned(), line, key, unfit)
-    }
-
-    fn not_toml(&self, error: &toml::de::Error) -> Error {
-        let message = error.message().trim().replace('\n', " ");
-        let (problem, expected) = message.split_once(", expected ").unwrap_or((&message, "valid TOML"));
-        Error::Configuration {
-            file: self.path.to_owned(),
-            line: error.span().map(|span| self.line(span.start)),
-            key: None,
-            problem: format!("not TOML: {problem}"),
-            expected: expected.to_owned(),
-        }
-    }
-
-    /// The line, counted from one, of the byte at `offset`.
-    fn line(&self, offset: usize) -> usize {
-        let before = &self.text.as_bytes()[..offset.min(self.text.len())];
-        1 + before.iter().filter(|byte| **byte == b'\n').count()
-    }
-}
-
-/// The error for a key of a file.
-pub(super) fn configuration(file: PathBuf, line: usize, key: &str, unfit: Unfit) -> Error {
-    let Unfit { problem, expected } = unfit;
-    Error::Configuration { file, line: Some(line), key: Some(keys::shown(key)), problem, expected }
 }
 
 /// How an error names a key of a `[[listen]]` table.
 pub(super) fn listen_key(key: &str) -> String {
     format!("listen.{key}")
-}
-
-fn in_order<'t, 'i>(table: &'t DeTable<'i>) -> Vec<(&'t Spanned<toml::de::DeString<'i>>, &'t Spanned<DeValue<'i>>)> {
-    let mut entries: Vec<_> = table.iter().collect();
-    entries.sort_by_key(|(name, _)| name.span().start);
-    entries
 }
 
 /// A value of a setting as the flag would take it, if its type is one that the form has.
@@ -186,27 +123,6 @@ fn scalar(value: &DeValue<'_>) -> Result<String, Unfit> {
     }
 }
 
-fn wrong_type<T>(expected: String, value: &DeValue<'_>) -> Result<T, Unfit> {
-    Err(Unfit::new(format!("{} has the wrong type", described(value)), expected))
-}
-
-fn described(value: &DeValue<'_>) -> String {
-    match value {
-        DeValue::String(text) => format!("the string \"{}\"", text.escape_debug()),
-        DeValue::Integer(integer) => format!("the integer {}", decimal(integer)),
-        DeValue::Float(float) => format!("the float {}", float.as_str()),
-        DeValue::Boolean(on) => format!("the boolean {on}"),
-        DeValue::Datetime(time) => format!("the date {time}"),
-        DeValue::Array(_) => "an array".to_owned(),
-        DeValue::Table(_) => "a table".to_owned(),
-    }
-}
-
-fn decimal(integer: &toml::de::DeInteger<'_>) -> String {
-    let number = i128::from_str_radix(integer.as_str(), integer.radix());
-    number.map_or_else(|_| integer.to_string(), |number| number.to_string())
-}
-
 fn unknown(name: &str) -> Unfit {
     let known: Vec<&str> = OTHER_KEYS.iter().copied().chain(KEYS.iter().map(|key| key.name)).collect();
     let expected = match nearest(name, &known) {
@@ -214,27 +130,4 @@ fn unknown(name: &str) -> Unfit {
         None => format!("one of {}", known.join(", ")),
     };
     Unfit::new("unknown key", expected)
-}
-
-/// The name that `typed` is most likely a slip of: a third of its letters may differ, and dashes stand for underscores.
-fn nearest<'a>(typed: &str, known: &[&'a str]) -> Option<&'a str> {
-    let typed = typed.to_lowercase().replace('-', "_");
-    let near = known.iter().map(|name| (distance(&typed, name), *name)).min()?;
-    (near.0 * 3 <= near.1.len().max(3)).then_some(near.1)
-}
-
-/// Insertions, deletions and substitutions between the two (Levenshtein).
-fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (above, letter) in left.chars().enumerate() {
-        let mut diagonal = above;
-        row[0] = above + 1;
-        for (column, other) in right.iter().enumerate() {
-            let substituted = diagonal + usize::from(letter != *other);
-            diagonal = row[column + 1];
-            row[column + 1] = substituted.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[right.len()]
 }

@@ -54,15 +54,15 @@ pub(super) enum Value {
 
 /// Why a value was not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Unfit {
+pub(crate) struct Unfit {
     /// What is wrong, with the value.
-    pub(super) problem: String,
+    pub(crate) problem: String,
     /// What would have been right.
-    pub(super) expected: String,
+    pub(crate) expected: String,
 }
 
 impl Unfit {
-    pub(super) fn new(problem: impl Into<String>, expected: impl Into<String>) -> Unfit {
+    pub(crate) fn new(problem: impl Into<String>, expected: impl Into<String>) -> Unfit {
         Unfit { problem: problem.into(), expected: expected.into() }
     }
 }
@@ -466,7 +466,7 @@ impl Form {
         }
     }
 
-    fn show(&self, value: Value) -> String {
+    pub(super) fn show(&self, value: Value) -> String {
         match (value, self) {
             (Value::Word(word), _) => word.to_owned(),
             (Value::Count(bytes), Form::Size { .. }) => show_size(bytes),

@@ -6,8 +6,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use super::file::{configuration, listen_key};
+use super::file::listen_key;
 use super::keys::{Unfit, shown};
+use super::source::configuration;
 use super::{EngineInfo, Listener, Scheme};
 use crate::error::Error;
 use crate::service::{self, Bounds, Entry, SERVICES};
