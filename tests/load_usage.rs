@@ -104,6 +104,22 @@ fn wrong_usage_exits_with_2_and_says_so_in_one_line() {
             "--requests-per-connection: has no meaning for chat: who comes and goes changes who must get a message; \
              expected connections that stay",
         ),
+        // Phases.
+        ("tcp://a:1 --phases 1:1s", "--phases: has no rate to change; expected --rate beside it"),
+        (
+            "tcp://a:1 --rate 10 --duration 1s --phases 1:1s",
+            "--phases: says how long the window is, as --duration does; expected one of them",
+        ),
+        (
+            "tcp://a:1 --rate 10 --phases 1:1s,0:1s",
+            "--phases: 0:1s has a rate that is too small; expected FACTOR:DURATION,…, as in 0.5:2s,2:500ms, with a rate from \
+             0.001 to 100000000 and up to a day",
+        ),
+        (
+            "tcp://a:1 --rate 10 --phases 2",
+            "--phases: 2 is not a phase; expected FACTOR:DURATION,…, as in 0.5:2s,2:500ms, with a rate from 0.001 to \
+             100000000 and up to a day",
+        ),
         // Sizes.
         ("tcp://a:1 --size 0", &format!("--size: 0 is too small: it would be no request; {}", sizes("from 1 to 1GiB"))),
         ("discard=tcp://a:1 --size 2GiB", &format!("--size: 2GiB is too large; {}", sizes("from 1 to 1GiB"))),

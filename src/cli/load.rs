@@ -74,6 +74,11 @@ pub struct LoadArgs {
         help = with_default("Open loop: whether arrivals are independent or evenly spaced", "poisson"))]
     pub arrivals: Option<String>,
 
+    /// A rate that changes
+    #[arg(long, value_name = "FACTOR:DURATION,…", help_heading = ARRIVALS,
+        help = "Change the rate over the window, which is as long as the phases together: 0.5:2s,2:500ms,0.5:5s")]
+    pub phases: Option<String>,
+
     /// Seed of all draws
     #[arg(long, value_name = "N", help_heading = ARRIVALS,
         help = with_default("Decides arrivals, connections, service times and bytes", &plan::SEED.to_string()))]

@@ -260,6 +260,7 @@ impl Generator {
     /// The arrivals on connections of this share.
     fn arrivals(&self, span: &Span, length_ns: u64) -> Peekable<impl Iterator<Item = Arrival> + use<>> {
         let all = Schedule::new(self.plan.arrivals, self.plan.connections, length_ns, span.seed);
+        let all = all.paced(self.plan.pace(span.warmup));
         let (share, shares) = (self.share, self.shares);
         all.filter(move |arrival| arrival.connection % shares == share).peekable()
     }

@@ -14,6 +14,7 @@ use crate::cli::LoadArgs;
 use crate::config::{Scheme, number, shown, time, usage, within};
 use crate::error::Error;
 use crate::load::demand::{self, Demand};
+use crate::load::schedule::Pace;
 use crate::load::search;
 use crate::load::target::{ServiceKind, Target};
 use crate::units::{parse_decimal, parse_duration, parse_size, show_duration, show_size};
@@ -75,6 +76,8 @@ pub struct Plan {
     pub service: Service,
     /// When requests are due.
     pub arrivals: Arrivals,
+    /// How the rate changes over the window; empty: not. The first phase is that of the warm-up as well.
+    pub phases: Vec<Phase>,
     /// Requests in flight on one connection; none: without limit, in an open loop only.
     pub depth: Option<usize>,
     /// Connections; for datagrams, sockets. At least 2 for chat.
@@ -145,6 +148,15 @@ pub enum Arrivals {
     },
 }
 
+/// A piece of the window with a rate of its own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Phase {
+    /// By which the rate is multiplied, above zero.
+    pub factor: f64,
+    /// How long it lasts.
+    pub length: Duration,
+}
+
 /// How the messages of chat are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
@@ -190,7 +202,9 @@ impl Plan {
             return Err(usage("--search", "has no objective to keep", "--slo beside it, as in --slo p99=500us"));
         }
         let arrivals = arrivals(args)?;
-        let length = time("--duration", &args.duration, MILLISECOND, DAY)?.unwrap_or(DURATION);
+        let phases = phases(args, arrivals)?;
+        let all_phases = (!phases.is_empty()).then(|| phases.iter().map(|phase| phase.length).sum());
+        let length = all_phases.or(time("--duration", &args.duration, MILLISECOND, DAY)?).unwrap_or(DURATION);
         if let Some(objective) = objective.as_ref().filter(|_| args.search) {
             search::check(objective, length)?;
         }
@@ -209,12 +223,22 @@ impl Plan {
             pid: number("--pid", &args.pid, 1, MAX_PID.into())?.map(|pid| pid as u32),
             depth: depth.or((arrivals == Arrivals::Closed).then_some(DEPTH)),
             search: args.search,
+            phases,
             target,
             service,
             arrivals,
             connections,
             objective,
         })
+    }
+}
+
+impl Plan {
+    /// How the rate changes over a run with this warm-up.
+    pub fn pace(&self, warmup: Duration) -> Pace {
+        let before = self.phases.first().map(|first| (warmup, first.factor));
+        let lasting = before.into_iter().chain(self.phases.iter().map(|phase| (phase.length, phase.factor)));
+        Pace::new(lasting.map(|(length, factor)| (length.as_nanos() as u64, factor)))
     }
 }
 
@@ -352,6 +376,34 @@ fn arrivals(args: &LoadArgs) -> Result<Arrivals, Error> {
     };
     let words = [Arrivals::Poisson { rate_per_s }, Arrivals::Uniform { rate_per_s }].map(|kind| (kind.name(), kind));
     Ok(word("--arrivals", &args.arrivals, &words)?.unwrap_or(Arrivals::Poisson { rate_per_s }))
+}
+
+fn phases(args: &LoadArgs, arrivals: Arrivals) -> Result<Vec<Phase>, Error> {
+    let Some(text) = args.phases.as_deref() else { return Ok(Vec::new()) };
+    let Some(rate_per_s) = arrivals.rate_per_s() else {
+        return Err(usage("--phases", "has no rate to change", "--rate beside it"));
+    };
+    if args.search {
+        return Err(usage("--phases", "has no meaning in a search, which changes the rate itself", "--rate alone"));
+    }
+    if args.duration.is_some() {
+        return Err(usage("--phases", "says how long the window is, as --duration does", "one of them"));
+    }
+    let (min, max) = RATES_PER_S;
+    let phase = |part: &str| {
+        let wrong = |problem: &str| {
+            let expected =
+                format!("FACTOR:DURATION,…, as in 0.5:2s,2:500ms, with a rate from {min} to {max} and up to a day");
+            usage("--phases", format!("{} {problem}", shown(part)), expected)
+        };
+        let (factor, length) = part.split_once(':').ok_or_else(|| wrong("is not a phase"))?;
+        let factor = parse_decimal(factor).ok_or_else(|| wrong("has no number before its colon"))?;
+        within(factor * rate_per_s, min, max).map_err(|problem| wrong(&format!("has a rate that {problem}")))?;
+        let length = parse_duration(length).map_err(|problem| wrong(&format!("has a length that {problem}")))?;
+        let length = within(length, MILLISECOND, DAY);
+        Ok(Phase { factor, length: length.map_err(|problem| wrong(&format!("has a length that {problem}")))? })
+    };
+    text.split(',').map(phase).collect()
 }
 
 fn connections(args: &LoadArgs, service: &Service) -> Result<usize, Error> {

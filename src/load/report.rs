@@ -18,7 +18,7 @@ use serde::{Serialize, Serializer};
 
 pub use generator::{BUSY_LIMIT, Cause, Generator, LATE_LIMIT, TimerError};
 
-use super::plan::{Objective, Plan, Service};
+use super::plan::{Objective, Phase, Plan, Service};
 use super::recorder::{Count, Errors, Stages, Tally};
 use crate::metrics::histogram::{Histogram, is_believable, rank};
 use crate::net::process::ServerUse;
@@ -64,6 +64,8 @@ pub struct Report {
     pub interrupted: bool,
     /// The rate asked for; null in the closed loop.
     pub offered_per_s: Option<f64>,
+    /// How that rate changed over the window; empty if it did not.
+    pub phases: Vec<PhaseReport>,
     /// Replies received inside the window, by its length.
     pub achieved_per_s: f64,
     /// Requests of the window that were answered, in it or in the grace after it.
@@ -105,6 +107,17 @@ pub struct Report {
     pub search: Option<SearchReport>,
     /// All latencies from the intended send: HdrHistogram V2, DEFLATEd, in base64.
     pub histogram: Histogram,
+}
+
+/// A piece of the window with a rate of its own.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PhaseReport {
+    /// Its beginning, from the window's.
+    pub from_s: f64,
+    /// Its end, from the window's beginning.
+    pub to_s: f64,
+    /// The rate asked for in it.
+    pub offered_per_s: f64,
 }
 
 /// A distribution in seven figures, nanoseconds. A quantile is None with fewer than ten samples beyond it; mean and max
@@ -274,6 +287,7 @@ impl Report {
             duration_s: tally.window_ns as f64 / 1e9,
             interrupted,
             offered_per_s,
+            phases: phases(plan),
             achieved_per_s: per_s(tally.replies, tally.window_ns),
             requests: tally.latency.len(),
             intended: tally.intended,
@@ -418,6 +432,19 @@ impl SearchReport {
         let limited_by = is_own_limit.then_some("generator");
         SearchReport { objective: objective.text.clone(), low_per_s: low, high_per_s: high, limited_by, points }
     }
+}
+
+fn phases(plan: &Plan) -> Vec<PhaseReport> {
+    let rate_per_s = plan.arrivals.rate_per_s().unwrap_or(0.0);
+    let mut from = Duration::ZERO;
+    let phase = |phase: &Phase| {
+        let to = from + phase.length;
+        let offered_per_s = rate_per_s * phase.factor;
+        let report = PhaseReport { from_s: from.as_secs_f64(), to_s: to.as_secs_f64(), offered_per_s };
+        from = to;
+        report
+    };
+    plan.phases.iter().map(phase).collect()
 }
 
 /// The share of a window that was used; 0 of one that never opened.

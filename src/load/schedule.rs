@@ -40,6 +40,7 @@ pub struct Arrival {
 /// The arrivals of one span of load, in order.
 pub struct Schedule {
     gaps: Gaps,
+    pace: Pace,
     places: Random,
     connections: usize,
     length_ns: u64,
@@ -70,7 +71,48 @@ impl Schedule {
             }
             Arrivals::Uniform { rate_per_s } => Gaps::Uniform { gap_ns: 1e9 / rate_per_s },
         };
-        Schedule { gaps, places: Random::at(seed, Stream::Places as u64, 0), connections, length_ns, made: 0 }
+        let places = Random::at(seed, Stream::Places as u64, 0);
+        Schedule { gaps, pace: Pace::default(), places, connections, length_ns, made: 0 }
+    }
+
+    /// The same arrivals, in the same order and on the same connections, at a rate that changes like this.
+    pub fn paced(self, pace: Pace) -> Schedule {
+        Schedule { pace, ..self }
+    }
+}
+
+/// How a rate changes: by a factor for some time, then by the next; the last goes on. Without any it stays.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pace {
+    steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Step {
+    /// When it begins.
+    from_ns: f64,
+    /// The same by a clock that runs by the factors, on which the arrivals are those of the rate alone.
+    from_paced_ns: f64,
+    factor: f64,
+}
+
+impl Pace {
+    /// One factor after the other, each with how long it lasts. Factors are above zero.
+    pub fn new(lasting: impl IntoIterator<Item = (u64, f64)>) -> Pace {
+        let (mut from_ns, mut from_paced_ns) = (0.0, 0.0);
+        let step = |(length_ns, factor): (u64, f64)| {
+            let step = Step { from_ns, from_paced_ns, factor };
+            from_ns += length_ns as f64;
+            from_paced_ns += length_ns as f64 * factor;
+            step
+        };
+        Pace { steps: lasting.into_iter().map(step).collect() }
+    }
+
+    /// When it is by the wall what it is by the clock of the factors.
+    fn at(&self, paced_ns: f64) -> f64 {
+        let step = self.steps.iter().rfind(|step| step.from_paced_ns <= paced_ns);
+        step.map_or(paced_ns, |step| step.from_ns + (paced_ns - step.from_paced_ns) / step.factor)
     }
 }
 
@@ -88,6 +130,7 @@ impl Iterator for Schedule {
             Gaps::Uniform { gap_ns } => *gap_ns * self.made as f64,
         };
         self.made += 1;
+        let at_ns = self.pace.at(at_ns);
         let arrival = Arrival { at_ns: at_ns as u64, connection: self.places.below(self.connections) };
         (arrival.at_ns < self.length_ns).then_some(arrival)
     }
@@ -123,6 +166,11 @@ impl Trace {
     pub fn new(arrivals: Arrivals, connections: usize, demand: Demand, seed: u64) -> Trace {
         let schedule = Schedule::new(arrivals, connections, u64::MAX, seed);
         Trace { schedule, demand, seed, made: vec![0; connections] }
+    }
+
+    /// The same at a rate that changes like this.
+    pub fn paced(self, pace: Pace) -> Trace {
+        Trace { schedule: self.schedule.paced(pace), ..self }
     }
 }
 
@@ -219,6 +267,32 @@ mod tests {
         let places = |rate_per_s: f64| arrivals(Arrivals::Poisson { rate_per_s }, 1).into_iter().map(|a| a.connection);
         assert!(places(1_000.0).zip(places(2_000.0)).all(|(slow, fast)| slow == fast));
         assert!(arrivals(Arrivals::Closed, 1).is_empty());
+    }
+
+    #[test]
+    fn a_rate_that_changes_moves_the_arrivals_and_nothing_else() {
+        let uniform = Arrivals::Uniform { rate_per_s: 10.0 };
+        let steps = [(SECOND_NS, 1.0), (SECOND_NS, 4.0), (SECOND_NS, 0.5)];
+        let schedule = || Schedule::new(uniform, 7, 4 * SECOND_NS, 1);
+        let paced: Vec<Arrival> = schedule().paced(Pace::new(steps)).collect();
+        // The last factor goes on.
+        let in_second = |second| paced.iter().filter(|arrival| arrival.at_ns / SECOND_NS == second).count();
+        assert_eq!([0, 1, 2, 3].map(in_second), [10, 40, 5, 5]);
+        assert!(paced.is_sorted_by_key(|arrival| arrival.at_ns));
+        assert_eq!(paced[11].at_ns, SECOND_NS + 25_000_000);
+        let places = Schedule::new(uniform, 7, u64::MAX, 1).map(|arrival| arrival.connection);
+        assert!(paced.iter().map(|arrival| arrival.connection).eq(places.take(paced.len())));
+
+        let poisson = || Schedule::new(Arrivals::Poisson { rate_per_s: 500.0 }, 7, 9 * SECOND_NS, 3);
+        let plain: Vec<Arrival> = poisson().collect();
+        assert!(poisson().paced(Pace::new([])).eq(plain.iter().copied()));
+        let in_overload = |arrival: &&Arrival| (3..5).contains(&(arrival.at_ns / SECOND_NS));
+        let overload = poisson().paced(Pace::new([(3 * SECOND_NS, 0.5), (2 * SECOND_NS, 2.0), (1, 0.5)]));
+        let overload: Vec<Arrival> = overload.collect();
+        let count = overload.iter().filter(in_overload).count() as f64;
+        // Four deviations of a count.
+        assert!((count - 2_000.0).abs() < 4.0 * 2_000.0_f64.sqrt(), "{count}");
+        assert!(plain.iter().zip(&overload).all(|(plain, paced)| plain.connection == paced.connection));
     }
 
     #[test]

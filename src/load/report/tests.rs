@@ -31,6 +31,7 @@ fn plan(service: Service, arrivals: Arrivals) -> Plan {
         pid: None,
         objective: None,
         search: false,
+        phases: Vec::new(),
     }
 }
 
@@ -90,8 +91,8 @@ fn the_names_are_those_of_the_contract() {
     tally.stages.queue.record(1);
     let report = Report::new(&open(), &tally, Some(&used()), false);
     let promised = "schema target service scheme mode arrivals connections depth requests_per_connection size_bytes \
-        demand kind framing seed threads warmup_s duration_s interrupted offered_per_s achieved_per_s requests intended \
-        unsent unanswered shed deliveries errors bytes_sent bytes_received latency_ns service_latency_ns \
+        demand kind framing seed threads warmup_s duration_s interrupted offered_per_s phases achieved_per_s requests \
+        intended unsent unanswered shed deliveries errors bytes_sent bytes_received latency_ns service_latency_ns \
         connect_latency_ns stages_ns generator server slo intervals search histogram";
     assert_eq!(names(&report).join(" "), promised);
     let quantiles = "mean p50 p90 p99 p99_9 p99_99 max";
@@ -111,6 +112,7 @@ fn the_names_are_those_of_the_contract() {
     assert_eq!(json["schema"], "maitred.load/1");
     assert_eq!((&json["mode"], &json["arrivals"]), (&json!("open"), &json!("poisson")));
     assert_eq!(json["offered_per_s"], json!(1_000.0));
+    assert_eq!(json["phases"], json!([]));
     assert_eq!(json["target"], "echo=tcp://127.0.0.1:7007");
 }
 
@@ -318,4 +320,16 @@ fn a_search_says_when_the_generator_was_its_limit() {
     assert_eq!(limit(&[point(1.0, true, false), point(2.0, false, true), point(2.0, false, false)]), None);
     assert_eq!(limit(&[point(1.0, true, false), point(2.0, false, true)]), Some("generator"));
     assert_eq!(SearchReport::new(&objective, None, None, Vec::new()).limited_by, None);
+}
+
+#[test]
+fn phases_say_what_was_offered_when() {
+    let phase = |factor, ms| Phase { factor, length: Duration::from_millis(ms) };
+    let plan = Plan { phases: vec![phase(0.5, 200), phase(2.0, 300)], ..open() };
+    let json = serde_json::to_value(Report::new(&plan, &tally(10), None, false)).expect("a report is JSON");
+    let expected = json!([
+        {"from_s": 0.0, "to_s": 0.2, "offered_per_s": 500.0},
+        {"from_s": 0.2, "to_s": 0.5, "offered_per_s": 2_000.0},
+    ]);
+    assert_eq!(json["phases"], expected);
 }

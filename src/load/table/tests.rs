@@ -27,6 +27,7 @@ fn nothing() -> Report {
         duration_s: 0.0,
         interrupted: true,
         offered_per_s: None,
+        phases: Vec::new(),
         achieved_per_s: 0.0,
         requests: 0,
         unsent: 0,
