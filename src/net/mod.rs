@@ -5,12 +5,13 @@
 //!
 //! Read next: `poller.rs` (readiness), `ring.rs` (completion), `listener.rs` (accepting), `socket.rs` (bytes), `udp.rs`
 //! (datagrams, by `batch.rs`), `nudge.rs` (waiting for one socket), `os.rs` (the machine), `process.rs` (what other
-//! processes use of it), `children.rs` (child processes), `shared.rs`, `futex.rs` and `file.rs` (memory that processes
+//! processes use of it), `children.rs` (child processes), `companion.rs` (other programs), `shared.rs`, `futex.rs` and `file.rs` (memory that processes
 //! share, sleeping on it, and its files).
 
 pub mod alarm;
 pub mod batch;
 pub mod children;
+pub mod companion;
 pub mod file;
 pub mod futex;
 pub mod listener;
