@@ -2,12 +2,14 @@
 //!
 //! Values stay text here: `config.rs` gives a flag the same meaning as the key of the file, and one error for both.
 //! What a flag does when it is left out comes from there as well. The flags of a load are in `cli/load.rs`, and their
-//! meaning in `load/plan.rs`; those of a simulation in `cli/simulate.rs` and `simulate/plan.rs`; those of a cell in
-//! `cli/cell.rs` and `cell/command.rs`. Read next: [`Config`](crate::config::Config).
+//! meaning in `load/plan.rs`; those of a simulation in `cli/simulate.rs` and `simulate/plan.rs`; those of a study in
+//! `cli/study.rs` and `study/plan.rs`; those of a cell in `cli/cell.rs` and `cell/command.rs`. Read next:
+//! [`Config`](crate::config::Config).
 
 mod cell;
 mod load;
 mod simulate;
+mod study;
 
 use std::path::PathBuf;
 
@@ -22,6 +24,7 @@ use crate::service::SERVICES;
 pub use self::cell::{CellArgs, CellCommand, WatchArgs};
 pub use self::load::LoadArgs;
 pub use self::simulate::SimulateArgs;
+pub use self::study::{CompareArgs, StudyArgs};
 
 /// A command line that clap has let through.
 #[derive(Parser, Debug)]
@@ -57,6 +60,12 @@ pub enum Command {
     /// Predict waits and latencies by queueing theory and a seeded simulator
     #[command(after_help = simulate::NOTES)]
     Simulate(SimulateArgs),
+    /// Run a plan of measurements over engines, worker counts and loads
+    #[command(after_help = study::STUDY_NOTES)]
+    Study(StudyArgs),
+    /// Compare two studies or two loads: ratios with confidence intervals
+    #[command(after_help = study::COMPARE_NOTES)]
+    Compare(CompareArgs),
     /// Get, set or watch a value that processes share by a file
     #[command(after_help = cell::NOTES, subcommand_required = true, arg_required_else_help = true,
         disable_help_subcommand = true)]
@@ -322,6 +331,22 @@ impl ServeArgs {
     }
 }
 
+/// The flags of `serve` as a program gives them, and those of `load` behind their target: for those that start both.
+///
+/// # Errors
+/// What is wrong with them, in one line.
+pub fn parse_pair(serve: &[String], load: &[String]) -> Result<(ServeArgs, LoadArgs), String> {
+    let command = |name: &str, flags: &[String]| {
+        let line = ["maitred", name].into_iter().chain(flags.iter().map(String::as_str));
+        let first_line = |error: clap::Error| error.to_string().lines().next().unwrap_or_default().to_owned();
+        Args::try_parse_from(line).map(|args| args.command).map_err(first_line)
+    };
+    match (command("serve", serve)?, command("load", load)?) {
+        (Command::Serve(serve), Command::Load(load)) => Ok((serve, load)),
+        _ => unreachable!("a command line is of the command that it names"),
+    }
+}
+
 /// The completions of all commands and flags for `shell`.
 pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
     let mut text = Vec::new();
@@ -367,6 +392,8 @@ fn render_command(above: &str, command: &clap::Command, page: &mut Vec<u8>) -> s
     match command.get_name() {
         "load" => render_notes(("SS", "NOTES"), load::NOTES, page)?,
         "simulate" => render_notes(("SS", "NOTES"), simulate::NOTES, page)?,
+        "study" => render_notes(("SS", "NOTES"), study::STUDY_NOTES, page)?,
+        "compare" => render_notes(("SS", "NOTES"), study::COMPARE_NOTES, page)?,
         "cell" => render_notes(("SS", "NOTES"), cell::NOTES, page)?,
         _ => {}
     }

@@ -53,6 +53,11 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Simulate(args) => maitred::simulate::command(&args).map(|()| ExitCode::SUCCESS),
+        Command::Study(args) => {
+            let is_done = maitred::study::command(&args)?;
+            Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Compare(args) => maitred::study::compare::command(&args).map(ExitCode::from),
         Command::Cell(args) => maitred::cell::command(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => print(&cli::completions(shell)),
         Command::Man => print(&cli::man()),

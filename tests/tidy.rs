@@ -11,7 +11,7 @@ const LONGEST: usize = 600;
 /// Which modules of the crate each may import. An empty list imports none. A module that is not named here fails.
 const ARROWS: &[(&str, &[&str])] = &[
     ("cell", &["cli", "clock", "config", "error", "net", "sync", "units"]),
-    ("cli", &["cell", "config", "engine", "load", "service", "simulate", "units"]),
+    ("cli", &["cell", "config", "engine", "load", "service", "simulate", "study", "units"]),
     ("clock", &[]),
     ("config", &["cli", "error", "service", "session", "units"]),
     ("daemon", &["cli", "clock", "config", "engine", "error", "logging", "metrics", "net", "session"]),
@@ -21,7 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lib", &[]),
     ("load", &["cli", "clock", "config", "error", "logging", "metrics", "net", "random", "units"]),
     ("logging", &["net"]),
-    ("main", &["cell", "cli", "config", "daemon", "engine", "error", "load", "logging", "simulate"]),
+    ("main", &["cell", "cli", "config", "daemon", "engine", "error", "load", "logging", "simulate", "study"]),
     ("metrics", &["session::guard", "session::handler"]),
     ("net", &[]),
     ("queueing", &[]),
@@ -50,7 +50,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "study",
         &[
             "cli", "clock", "config", "engine", "error", "load", "metrics", "net", "queueing", "random", "service",
-            "units",
+            "simulate", "units",
         ],
     ),
     ("sync", &[]),

@@ -1,4 +1,5 @@
-//! SIGINT and SIGTERM: the first ends a load with a report of what there is, a second one later ends the process at once.
+//! SIGINT and SIGTERM: the first ends a load, or a study, with a report of what there is, a second one later ends the
+//! process at once.
 //!
 //! `timeout` signals its child, then the group in which the child is as well, 0.2 ms later; so do shells and supervisors
 //! that pass on what the terminal has told everybody already. That is one wish, told twice, and must not cost the report.
@@ -28,7 +29,7 @@ const ENDED: i32 = 1;
 ///
 /// # Errors
 /// The system has no room for another thread or descriptor.
-pub(super) fn stop_on_signals() -> Result<Arc<AtomicBool>, Error> {
+pub(crate) fn stop_on_signals() -> Result<Arc<AtomicBool>, Error> {
     let listen = |reason| Error::resource("listen for signals", reason);
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(listen)?;
     let stop = Arc::new(AtomicBool::new(false));

@@ -24,7 +24,7 @@ mod connect;
 mod connection;
 pub mod demand;
 pub mod flight;
-mod interrupt;
+pub(crate) mod interrupt;
 pub mod pattern;
 pub mod plan;
 pub mod recorder;

@@ -1,9 +1,152 @@
 //! `maitred study`: swaps worker counts and architectures, and keeps what scheduling did.
 //!
 //! ```text
-//!   flags or PLAN.toml ─▶ plan ─▶ runs, shuffled ─▶ run: serve ◀─ load ─▶ row ─▶ rows.jsonl ─▶ tables, analysis
+//!   flags, PLAN.toml ─▶ plan ─▶ order ─▶ run: serve ◀── load ─▶ row ─▶ rows.jsonl ─▶ analysis, compare, report
+//!                      (cells) (shuffled rounds)        predict ─▲
 //! ```
-//! The modules, in reading order: `row.rs` and `rows.rs` (what a run leaves behind).
+//! A study is made of runs. Each has a server and a load of its own, both other processes; runs are interleaved in rounds;
+//! all configurations get the identical trace; one of them is measured twice, to know what noise is. How to ask a
+//! question of a machine is the chapter `design/studying.md`.
+//!
+//! The modules, in reading order: `row.rs` and `rows.rs` (what a run leaves behind), `plan.rs` (what is run), `order.rs`
+//! (when), `run.rs` and `predict.rs` (one run), `host.rs` and `progress.rs` (beside them), `statistics.rs` and
+//! `analysis.rs` (what rows amount to), `table.rs` (the same for people), `compare.rs` (two studies).
 
+pub mod analysis;
+pub mod compare;
+pub mod host;
+pub mod order;
+pub mod plan;
+mod predict;
+mod progress;
 pub mod row;
 pub mod rows;
+pub mod run;
+pub mod statistics;
+pub mod table;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use self::host::Host;
+use self::order::Run;
+use self::plan::Plan;
+use self::progress::Progress;
+use self::row::{Row, Status};
+use self::run::{Interrupted, Runner};
+use crate::cli::StudyArgs;
+use crate::clock::sleep_for;
+use crate::error::Error;
+use crate::load::interrupt;
+use crate::net::os;
+
+/// The name of the plan as it was run, in a study's directory.
+pub const PLAN: &str = "plan.toml";
+
+/// `maitred study`. Whether all of it was made and any of it succeeded.
+///
+/// # Errors
+/// A plan that is wrong; a directory that cannot be written, or has another study in it.
+pub fn command(args: &StudyArgs) -> Result<bool, Error> {
+    let plan = Plan::resolve(args, &os::processors())?;
+    let directory = args.out.as_path();
+    prepare(directory, &plan, args.resume)?;
+    let (mut writer, mut rows) = rows::Writer::open(directory)?;
+    let stop = interrupt::stop_on_signals()?;
+    let made: BTreeSet<usize> = rows.iter().map(|row| row.run).collect();
+    let left: Vec<Run> = order::runs(&plan).into_iter().filter(|run| !made.contains(&run.id)).collect();
+    let runner = Runner::new(&plan, directory, &stop).map_err(|reason| Error::resource("find this program", reason))?;
+    let mut progress = Progress::new(&plan, left.len(), !args.quiet);
+    let mut stdout = io::stdout().lock();
+    for run in &left {
+        let cell = &plan.cells[run.cell];
+        progress.begin(&format!("{} {}", cell.configuration, cell.point));
+        let row = match runner.run(run) {
+            Ok(row) => row,
+            Err(Interrupted) => break,
+        };
+        progress.end();
+        writer.add(&row)?;
+        if args.json {
+            // A reader that has seen enough is no reason to stop.
+            let _ = writeln!(stdout, "{}", row.to_line());
+        }
+        rows.push(row);
+        rest(plan.cooldown, &stop);
+    }
+    progress.clear();
+    write(&directory.join(rows::TABLE), &rows::table(&rows))?;
+    let is_whole = rows.len() == order::runs(&plan).len();
+    if !args.json {
+        let text = table::render(&rows, is_whole);
+        let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+        printed.map_err(|reason| Error::Output { target: "standard output".to_owned(), reason })?;
+    }
+    Ok(is_whole && rows.iter().any(|row| row.status == Status::Ok))
+}
+
+/// The rows of the study in `directory`.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub fn read(directory: &Path) -> Result<Vec<Row>, Error> {
+    rows::read(directory)
+}
+
+/// Makes the directory of a new study, or finds that the one there is of the same plan.
+fn prepare(directory: &Path, plan: &Plan, is_resumed: bool) -> Result<(), Error> {
+    let path = directory.join(PLAN);
+    let usage = |problem: &str, expected: &str| Error::Usage {
+        flag: if is_resumed { "--resume" } else { "--out" }.to_owned(),
+        problem: format!("{} {problem}", directory.display()),
+        expected: expected.to_owned(),
+    };
+    let there = match fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(reason) if reason.kind() == ErrorKind::NotFound => None,
+        Err(reason) => return Err(Error::resource(format!("read {}", path.display()), reason)),
+    };
+    match (is_resumed, there) {
+        (true, None) => Err(usage("has no study", "the directory of one that was interrupted")),
+        (true, Some(text)) => match difference(&text, &plan.to_toml()) {
+            None => Ok(()),
+            Some((old, new)) => {
+                let problem = format!("has a study of another plan: it has `{old}`, and this one `{new}`");
+                Err(usage(&problem, &format!("the plan {}, or another directory", path.display())))
+            }
+        },
+        (false, Some(_)) => Err(usage("has a study already", "a new directory, or --resume to go on")),
+        (false, None) => {
+            fs::create_dir_all(directory)
+                .map_err(|reason| Error::Output { target: directory.display().to_string(), reason })?;
+            write(&directory.join(host::FILE), &Host::read().to_json())?;
+            write(&path, &plan.to_toml())
+        }
+    }
+}
+
+/// The first line in which two plans differ.
+fn difference(old: &str, new: &str) -> Option<(String, String)> {
+    let longest = old.lines().count().max(new.lines().count());
+    let line = |text: &str, at: usize| text.lines().nth(at).unwrap_or("nothing more").to_owned();
+    (0..longest).map(|at| (line(old, at), line(new, at))).find(|(old, new)| old != new)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    fs::write(path, text).map_err(|reason| Error::Output { target: path.display().to_string(), reason })
+}
+
+/// Does nothing for this long, or until somebody wants it to end.
+fn rest(length: Duration, stop: &AtomicBool) {
+    const ATTENTION: Duration = Duration::from_millis(100);
+    let mut left = length;
+    while !left.is_zero() && !stop.load(Ordering::Relaxed) {
+        let piece = left.min(ATTENTION);
+        sleep_for(piece);
+        left -= piece;
+    }
+}

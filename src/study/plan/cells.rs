@@ -1,0 +1,270 @@
+//! [`Cell`]: one combination of everything that varies, as the flags of a server and of a load, tried on both.
+//!
+//! What a load amounts to in requests per second is decided here, and what the two sides are told. A value that they
+//! refuse is an error where it stands in the plan. Read next: `order.rs`, which makes runs of cells.
+
+use std::collections::BTreeMap;
+
+use super::file::Given;
+use super::{CLOSED, Parameters as AllGiven, Plan, names};
+use crate::cli::parse_pair;
+use crate::config::{Config, Unfit, shown};
+use crate::engine::ENGINES;
+use crate::error::Error;
+use crate::load::demand::Demand;
+use crate::load::plan::{Arrivals, Plan as LoadPlan, Service};
+use crate::study::row::{Parameters, Phase};
+use crate::units::show_duration;
+
+/// A combination of what varies.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cell {
+    /// What is compared, as rows have it.
+    pub configuration: String,
+    /// How much is asked for, as rows have it.
+    pub point: String,
+    /// The number of that point among all.
+    pub point_number: usize,
+    /// Everything, but for the seed of its trace.
+    pub parameters: Parameters,
+    /// The flags of `serve`, with its listener.
+    pub serve: Vec<String>,
+    /// The flags of `load`, without its target, its seed and the server's process.
+    pub load: Vec<String>,
+}
+
+/// Where a cell is tried, since nobody listens yet.
+const NOWHERE: &str = "tcp://127.0.0.1:1";
+
+/// Every combination of the plan's values.
+///
+/// # Errors
+/// The first value that server or load refuse, where it stands.
+pub(super) fn all(plan: &Plan, given: &AllGiven) -> Result<Vec<Cell>, Error> {
+    let axes: Vec<(&str, &[String])> = names::all()
+        .filter(|name| names::may_vary(name))
+        .filter_map(|name| Some((name, plan.values.get(name)?.as_slice())))
+        .collect();
+    let count: usize = axes.iter().map(|(_, values)| values.len()).product();
+    let mut cells: Vec<Cell> = Vec::with_capacity(count);
+    let mut points: Vec<String> = Vec::new();
+    for number in 0..count {
+        // The last axis changes fastest.
+        let mut rest = number;
+        let mut values = BTreeMap::new();
+        for (name, choices) in axes.iter().rev() {
+            values.insert(*name, choices[rest % choices.len()].as_str());
+            rest /= choices.len();
+        }
+        let varied = |name: &str| plan.values[name].len() > 1 && !["load", "rate"].contains(&name);
+        let labels = axes.iter().filter(|(name, _)| varied(name)).map(|(name, _)| format!("{name}={}", values[name]));
+        let configuration = labels.collect::<Vec<_>>().join(" ");
+        let draft = Draft { plan, given, values };
+        let mut cell = draft.cell()?;
+        cell.configuration = if configuration.is_empty() { "all".to_owned() } else { configuration };
+        let known = points.iter().position(|point| *point == cell.point);
+        cell.point_number = known.unwrap_or_else(|| {
+            points.push(cell.point.clone());
+            points.len() - 1
+        });
+        cells.push(cell);
+    }
+    Ok(cells)
+}
+
+/// A cell that is being made.
+struct Draft<'a> {
+    plan: &'a Plan,
+    given: &'a AllGiven,
+    values: BTreeMap<&'a str, &'a str>,
+}
+
+/// How much is asked for.
+enum Point {
+    Closed,
+    Share(f64),
+    Rate(f64),
+    Phases,
+}
+
+impl Draft<'_> {
+    fn cell(&self) -> Result<Cell, Error> {
+        let service = self.values["service"];
+        let workers = self.workers();
+        let point = self.point();
+        let demand = self
+            .values
+            .get("demand")
+            .filter(|_| service == "work")
+            .map(|text| Demand::parse(text).expect("it was checked"));
+        let kind = self.values.get("kind").filter(|_| service == "work").copied();
+        let capacity_per_s = demand.as_ref().and_then(|demand| {
+            let servers = if kind == Some("sleep") { workers } else { workers.min(self.plan.server_cores.len()) };
+            (demand.mean_ns() > 0.0).then(|| servers as f64 * 1e9 / demand.mean_ns())
+        });
+        let of_capacity = |name: &str, share: f64| match capacity_per_s {
+            Some(capacity_per_s) => Ok(share * capacity_per_s),
+            None => {
+                let problem = format!("{share} is a share of no capacity: nothing names how long a request takes");
+                Err(self.error(name, Unfit::new(problem, "rate = REQUESTS PER SECOND, or a demand above zero")))
+            }
+        };
+        let mut phases = Vec::new();
+        let mut from_s = 0.0;
+        for phase in &self.plan.phases {
+            let to_s = from_s + phase.length.as_secs_f64();
+            let rate_per_s = of_capacity(names::PHASES, phase.load)?;
+            phases.push(Phase { from_s, to_s, load: Some(phase.load), rate_per_s });
+            from_s = to_s;
+        }
+        let rate_per_s = match point {
+            Point::Closed => None,
+            Point::Share(share) => Some(of_capacity("load", share)?),
+            Point::Rate(rate_per_s) => Some(rate_per_s),
+            Point::Phases => Some(phases[0].rate_per_s),
+        };
+        let serve = self.serve_flags(service, workers);
+        let load = self.load_flags(service, rate_per_s);
+        let asked = self.tried(service, &serve, &load)?;
+        let options = self.values.iter().filter(|(name, _)| {
+            names::setting(name).is_some_and(|known| known != "workers") || names::is_of_listener(service, name)
+        });
+        let (label, load_share) = match point {
+            Point::Closed => (CLOSED.to_owned(), None),
+            Point::Share(share) => (format!("load={share}"), Some(share)),
+            Point::Rate(rate_per_s) => (format!("rate={rate_per_s}"), None),
+            Point::Phases => (names::PHASES.to_owned(), self.plan.phases.first().map(|phase| phase.load)),
+        };
+        let parameters = Parameters {
+            engine: self.values["engine"].to_owned(),
+            workers,
+            service: service.to_owned(),
+            demand_mean_ns: demand.as_ref().map(Demand::mean_ns),
+            demand: demand.map(|demand| demand.to_string()),
+            kind: kind.map(str::to_owned),
+            load: load_share,
+            capacity_per_s,
+            rate_per_s,
+            arrivals: asked.arrivals.name().to_owned(),
+            phases,
+            connections: asked.connections,
+            depth: asked.depth,
+            requests_per_connection: asked.requests_per_connection,
+            size_bytes: asked.size_bytes,
+            duration_s: self.plan.duration.as_secs_f64(),
+            warmup_s: self.plan.warmup.as_secs_f64(),
+            cooldown_s: self.plan.cooldown.as_secs_f64(),
+            seed: 0,
+            pin: self.plan.pin,
+            server_cores: self.plan.server_cores.clone(),
+            load_cores: self.plan.load_cores.clone(),
+            objective: self.plan.objective.clone(),
+            options: options.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        };
+        Ok(Cell { configuration: String::new(), point: label, point_number: 0, parameters, serve, load })
+    }
+
+    /// As many as the server's cores for `auto`, which it would find by itself.
+    fn workers(&self) -> usize {
+        self.values["workers"].parse().unwrap_or(self.plan.server_cores.len())
+    }
+
+    fn point(&self) -> Point {
+        let number = |text: &str| text.parse().expect("it was checked");
+        match (self.values.get("load"), self.values.get("rate")) {
+            (Some(&CLOSED), _) | (_, Some(&CLOSED)) => Point::Closed,
+            (Some(share), _) => Point::Share(number(share)),
+            (_, Some(rate)) => Point::Rate(number(rate)),
+            (None, None) => Point::Phases,
+        }
+    }
+
+    fn serve_flags(&self, service: &str, workers: usize) -> Vec<String> {
+        let parameters = self.values.iter().filter(|(name, _)| names::is_of_listener(service, name));
+        let parameters: Vec<String> = parameters.map(|(name, value)| format!("{name}={value}")).collect();
+        let query = if parameters.is_empty() { String::new() } else { format!("?{}", parameters.join("&")) };
+        let mut flags = vec![
+            format!("--listen={service}=tcp://127.0.0.1:0{query}"),
+            format!("--engine={}", self.values["engine"]),
+            format!("--workers={workers}"),
+        ];
+        for (name, value) in &self.values {
+            if let Some(setting) = names::setting(name).filter(|setting| *setting != "workers") {
+                flags.push(format!("--{}={value}", setting.replace('_', "-")));
+            }
+        }
+        flags
+    }
+
+    fn load_flags(&self, service: &str, rate_per_s: Option<f64>) -> Vec<String> {
+        let plan = self.plan;
+        let mut flags = vec![
+            format!("--warmup={}", show_duration(plan.warmup)),
+            format!("--grace={}", show_duration(plan.grace)),
+            format!("--threads={}", plan.threads),
+        ];
+        let mut add = |flag: &str, value: Option<String>| flags.extend(value.map(|value| format!("--{flag}={value}")));
+        add("interval", plan.interval.map(show_duration));
+        add("slo", plan.objective.clone());
+        add("rate", rate_per_s.map(|rate_per_s| rate_per_s.to_string()));
+        match plan.phases.as_slice() {
+            [first, _, ..] => {
+                let factor = |load: f64| load / first.load;
+                let phases =
+                    plan.phases.iter().map(|phase| format!("{}:{}", factor(phase.load), show_duration(phase.length)));
+                add("phases", Some(phases.collect::<Vec<_>>().join(",")));
+            }
+            _ => add("duration", Some(show_duration(plan.duration))),
+        }
+        let of_work: &[&str] = if service == "work" { &["demand", "kind"] } else { &[] };
+        let of_rate: &[&str] = if rate_per_s.is_some() { &["arrivals"] } else { &[] };
+        let others: &[&str] = &["connections", "depth", "requests_per_connection", "size"];
+        for name in of_work.iter().chain(of_rate).chain(others) {
+            add(&name.replace('_', "-"), self.values.get(name).map(|value| (*value).to_owned()));
+        }
+        flags
+    }
+
+    /// What the load would do, if both sides take what they are told.
+    fn tried(&self, service: &str, serve: &[String], load: &[String]) -> Result<LoadPlan, Error> {
+        let target = [format!("{service}={NOWHERE}")];
+        let pair = parse_pair(serve, &[&target[..], load].concat());
+        let (serve, load) =
+            pair.map_err(|problem| self.error("engine", Unfit::new(problem, "flags of serve and load")))?;
+        Config::resolve(&serve, ENGINES).map_err(|error| self.located(error))?;
+        let load = LoadPlan::resolve(&load).map_err(|error| self.located(error))?;
+        debug_assert!(
+            matches!(load.service, Service::Work { .. }) || load.arrivals == Arrivals::Closed || service == "echo"
+        );
+        Ok(load)
+    }
+
+    /// What a side says of a flag of its own, said of the parameter in the plan.
+    fn located(&self, error: Error) -> Error {
+        let Error::Usage { flag, problem, expected } = error else { return error };
+        let name = flag.trim_start_matches('-').replace('-', "_");
+        let name = match name.as_str() {
+            "pin" => names::PIN_WORKERS,
+            "slo" => "objective",
+            // A rate comes of a load.
+            "rate" if self.given.find("rate").is_none() => "load",
+            "listen" => self
+                .values
+                .keys()
+                .find(|name| names::is_of_listener(self.values["service"], name))
+                .unwrap_or(&"service"),
+            name => name,
+        };
+        self.error(name, Unfit { problem, expected })
+    }
+
+    /// Where the parameter stands; one that was not given stands nowhere, and is named alone.
+    fn error(&self, name: &str, unfit: Unfit) -> Error {
+        let Some(Given { origin, .. }) = self.given.find(name) else {
+            let Unfit { problem, expected } = unfit;
+            let value = self.values.get(name).map(|value| format!("{} by default: ", shown(value)));
+            return Error::Usage { flag: name.to_owned(), problem: value.unwrap_or_default() + &problem, expected };
+        };
+        origin.error(unfit)
+    }
+}
