@@ -304,8 +304,12 @@ fn work_asks_for_its_time_and_knows_where_it_went() {
         let mean = report.number("latency_ns.mean");
         // Three digits each.
         assert!((sum - mean).abs() < mean / 100.0, "{sum} {mean} {demand} {target} {flags:?}: {report:?}");
+        let of_body = |name: &str| report.number(&format!("stages_at.p50.{name}"));
+        let body: f64 = ["late", "unseen", "queue", "service", "reply"].into_iter().map(of_body).sum();
+        assert!(0.0 < body && body <= report.number("latency_ns.max") * 1.001, "{body}: {report:?}");
         if demand == "fixed:1ms" {
             assert!(report.count("stages_ns.service.p50") > 998_000, "{report:?}");
+            assert!(of_body("service") > 998_000.0, "{report:?}");
         }
     });
 }

@@ -13,12 +13,13 @@
 //! reply is checked byte by byte. Why most load generators mislead is the chapter `design/measuring.md`.
 //!
 //! The modules, in reading order: `target.rs`, `demand.rs` and `plan.rs` (what is asked), `schedule.rs` (when),
-//! `pattern.rs` (what), `flight.rs` and `recorder.rs` (requests and their times; pure), `connection.rs`, `connect.rs`,
+//! `pattern.rs` (what), `flight.rs`, `recorder.rs` and `breakdown.rs` (requests and their times; pure), `connection.rs`, `connect.rs`,
 //! `client.rs` and `trouble.rs` (sockets, the loop, and what may go wrong), `alertness.rs` (being on time), `room.rs`
 //! (chat), `report.rs` and `table.rs` (what came of it), `search.rs` (how much a server can bear), `interrupt.rs` (being
 //! ended).
 
 mod alertness;
+pub mod breakdown;
 pub mod client;
 mod connect;
 mod connection;

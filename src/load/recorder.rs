@@ -9,6 +9,7 @@
 
 use std::ops::Range;
 
+use crate::load::breakdown::{Breakdown, STAGES};
 use crate::load::flight::Sent;
 use crate::metrics::histogram::Histogram;
 
@@ -28,6 +29,8 @@ pub struct Tally {
     pub connect_latency: Histogram,
     /// Where the time of `work` requests went, by the server's stamps; empty without.
     pub stages: Stages,
+    /// The same by how long the whole request took.
+    pub breakdown: Breakdown,
     /// Open loop: from the intended send until the generator took the arrival up, whatever became of it then.
     pub timer_error: Histogram,
     /// Wall time of the measured windows.
@@ -187,6 +190,7 @@ impl Tally {
         for (stage, more) in self.stages.all_mut().into_iter().zip(other.stages.all()) {
             stage.add(more);
         }
+        self.breakdown.add(&other.breakdown);
         self.timer_error.add(&other.timer_error);
         // The threads measured side by side, not one after the other.
         self.window_ns = self.window_ns.max(other.window_ns);
@@ -349,12 +353,17 @@ impl Recorder {
         // Two hosts have two clocks: where the server's times do not lie between ours, nothing compares them.
         let mut known = stamps.iter().filter(|stamp| **stamp != u64::MAX);
         let is_one_clock = known.all(|stamp| (sent.sent_ns..=now_ns).contains(stamp));
+        let mut all_ns = [None; STAGES];
         for (index, (stage, ends)) in self.tally.stages.all_mut().into_iter().zip(times.windows(2)).enumerate() {
             let is_known =
                 ends.iter().all(|end| *end != u64::MAX) && (is_one_clock || ![UNSEEN, REPLY].contains(&index));
             if let Some(ns) = ends[1].checked_sub(ends[0]).filter(|_| is_known) {
                 stage.record(ns);
+                all_ns[index] = Some(ns);
             }
+        }
+        if let [Some(late), Some(unseen), Some(queue), Some(service), Some(reply)] = all_ns {
+            self.tally.breakdown.record([late, unseen, queue, service, reply]);
         }
     }
 

@@ -18,6 +18,7 @@ use serde::{Serialize, Serializer};
 
 pub use generator::{BUSY_LIMIT, Cause, Generator, LATE_LIMIT, TimerError};
 
+use super::breakdown::Breakdown;
 use super::plan::{Objective, Phase, Plan, Service};
 use super::recorder::{Count, Errors, Stages, Tally};
 use crate::metrics::histogram::{Histogram, is_believable, rank};
@@ -95,6 +96,8 @@ pub struct Report {
     pub connect_latency_ns: Option<Quantiles>,
     /// Where the time of `work` requests went; null without stamps.
     pub stages_ns: Option<StageQuantiles>,
+    /// Where the requests around each quantile of the latency spent theirs; null without stamps.
+    pub stages_at: Option<StagesAt>,
     /// What the load took to make.
     pub generator: Generator,
     /// What the server used; null without `--pid`.
@@ -153,6 +156,34 @@ pub struct StageQuantiles {
     pub service: Quantiles,
     /// Done to received.
     pub reply: Quantiles,
+}
+
+/// Where the time went of the requests around some quantiles of the latency; None with fewer than ten samples beyond it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StagesAt {
+    /// From p45 to p55.
+    pub p50: Option<StageMeans>,
+    /// From p85 to p95.
+    pub p90: Option<StageMeans>,
+    /// From p98.5 to p99.5.
+    pub p99: Option<StageMeans>,
+    /// From p99.85 to p99.95.
+    pub p99_9: Option<StageMeans>,
+}
+
+/// The mean of each stage over some requests, nanoseconds. Together they are the mean latency of those requests.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StageMeans {
+    /// Intended to actual send.
+    pub late: f64,
+    /// Actual send to ready seen.
+    pub unseen: f64,
+    /// Ready seen to taken by a worker.
+    pub queue: f64,
+    /// Taken to done.
+    pub service: f64,
+    /// Done to received.
+    pub reply: f64,
 }
 
 /// What the server used inside the window: a process and all its descendants.
@@ -302,6 +333,7 @@ impl Report {
             service_latency_ns: Quantiles::of(&tally.service_latency),
             connect_latency_ns: (!tally.connect_latency.is_empty()).then(|| Quantiles::of(&tally.connect_latency)),
             stages_ns: StageQuantiles::of(&tally.stages),
+            stages_at: StagesAt::of(&tally.breakdown),
             generator: Generator::of(plan, tally),
             server: server.map(|server| Server::of(server, tally)),
             slo: None,
@@ -382,6 +414,18 @@ impl StageQuantiles {
             service: Quantiles::of(service),
             reply: Quantiles::of(reply),
         })
+    }
+}
+
+impl StagesAt {
+    fn of(breakdown: &Breakdown) -> Option<StagesAt> {
+        let at = |quantile: f64| {
+            let [late, unseen, queue, service, reply] = breakdown.around(quantile)?.stages_ns;
+            Some(StageMeans { late, unseen, queue, service, reply })
+        };
+        let found = StagesAt { p50: at(0.5), p90: at(0.9), p99: at(0.99), p99_9: at(0.999) };
+        // What has no p50 has nothing.
+        found.p50.is_some().then_some(found)
     }
 }
 

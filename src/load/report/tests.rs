@@ -93,7 +93,7 @@ fn the_names_are_those_of_the_contract() {
     let promised = "schema target service scheme mode arrivals connections depth requests_per_connection size_bytes \
         demand kind framing seed threads warmup_s duration_s interrupted offered_per_s phases achieved_per_s requests \
         intended unsent unanswered shed deliveries errors bytes_sent bytes_received latency_ns service_latency_ns \
-        connect_latency_ns stages_ns generator server slo intervals search histogram";
+        connect_latency_ns stages_ns stages_at generator server slo intervals search histogram";
     assert_eq!(names(&report).join(" "), promised);
     let quantiles = "mean p50 p90 p99 p99_9 p99_99 max";
     assert_eq!(names(&report.latency_ns).join(" "), quantiles);
@@ -120,7 +120,17 @@ fn the_names_are_those_of_the_contract() {
 fn what_was_not_measured_or_cannot_be_believed_is_null() {
     let plan = plan(Service::Echo, Arrivals::Closed);
     let empty = json(&Report::new(&plan, &Tally::default(), None, true));
-    for name in ["arrivals", "depth", "demand", "kind", "framing", "offered_per_s", "connect_latency_ns", "stages_ns"] {
+    for name in [
+        "arrivals",
+        "depth",
+        "demand",
+        "kind",
+        "framing",
+        "offered_per_s",
+        "connect_latency_ns",
+        "stages_ns",
+        "stages_at",
+    ] {
         assert_eq!(empty[name], Value::Null, "{name}");
     }
     assert_eq!(empty["mode"], "closed");
@@ -332,4 +342,14 @@ fn phases_say_what_was_offered_when() {
         {"from_s": 0.2, "to_s": 0.5, "offered_per_s": 2_000.0},
     ]);
     assert_eq!(json["phases"], expected);
+}
+
+#[test]
+fn the_stages_of_a_quantile_are_told_where_ten_lie_beyond_it() {
+    let mut tally = tally(10);
+    (0..1_000).for_each(|_| tally.breakdown.record([1, 20, 300, 4_000, 50_000]));
+    let json = serde_json::to_value(Report::new(&open(), &tally, None, false)).expect("a report is JSON");
+    let means = json!({"late": 1.0, "unseen": 20.0, "queue": 300.0, "service": 4_000.0, "reply": 50_000.0});
+    assert_eq!(json["stages_at"], json!({"p50": means, "p90": means, "p99": means, "p99_9": null}));
+    assert_eq!(names(&StagesAt::of(&tally.breakdown)).join(" "), "p50 p90 p99 p99_9");
 }

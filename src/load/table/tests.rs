@@ -42,6 +42,7 @@ fn nothing() -> Report {
         service_latency_ns: Quantiles::default(),
         connect_latency_ns: None,
         stages_ns: None,
+        stages_at: None,
         generator: Generator {
             threads: 1,
             cpu_util: 0.0,
