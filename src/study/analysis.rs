@@ -13,14 +13,11 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::estimate::{Estimate, median, ratio};
 use super::row::{Limit, Parameters, Row, Status, Twin};
-use super::statistics::{Estimate, median, median_estimate, ratio_of_medians};
 use crate::load::demand::Demand;
 use crate::load::plan::Objective;
 use crate::simulate::scenario::Scenario;
-
-/// Decides the draws of all intervals here.
-const SEED: u64 = 1;
 
 /// All runs of one configuration at one point.
 #[derive(Clone, Debug)]
@@ -45,7 +42,7 @@ impl Group<'_> {
 
     /// Its median with the interval.
     pub fn median(&self, path: &str) -> Option<Estimate> {
-        median_estimate(&self.values(path), SEED)
+        Estimate::of(&self.values(path))
     }
 
     /// What else than the configuration may have decided some of its runs.
@@ -77,14 +74,16 @@ pub fn groups(rows: &[Row]) -> Vec<Group<'_>> {
     groups
 }
 
-/// What noise alone makes of the figure at this path: the ratio of the A/A pair's second to its first. A difference that
-/// is no larger says nothing. None without a pair that was measured.
+/// What noise alone makes of the figure at this path: the ratio of the A/A pair's second to its first, round by round. A
+/// difference that is no larger says nothing. None without a pair that was measured.
 pub fn noise(rows: &[Row], path: &str) -> Option<Estimate> {
-    let side = |twin: Twin| -> Vec<f64> {
-        let own = rows.iter().filter(|row| row.status == Status::Ok && row.twin == Some(twin));
-        own.filter_map(|row| row.figure(path)).collect()
+    let side = |twin: Twin, repeat: usize| {
+        let is_it = |row: &&Row| row.status == Status::Ok && row.twin == Some(twin) && row.repeat == repeat;
+        rows.iter().find(is_it)?.figure(path)
     };
-    ratio_of_medians(&side(Twin::First), &side(Twin::Second), SEED)
+    let repeats = rows.iter().map(|row| row.repeat + 1).max().unwrap_or(0);
+    let pairs = (0..repeats).filter_map(|repeat| Some((side(Twin::Second, repeat)?, side(Twin::First, repeat)?)));
+    ratio(&pairs.collect::<Vec<_>>())
 }
 
 /// A rate up to which an objective is kept.

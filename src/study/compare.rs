@@ -7,7 +7,7 @@
 //! A single load has no repeats. Its quantiles have an interval of their own, from the number of requests beyond them; that
 //! is the least that they vary, and says nothing of how runs differ. Its rate and its cost have none.
 //!
-//! Read next: `statistics.rs`, the intervals; `compare/show.rs`, the same for people.
+//! Read next: `estimate.rs`, the intervals; `compare/show.rs`, the same for people.
 
 mod show;
 
@@ -19,9 +19,9 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::estimate::{Estimate, FEWEST, median, ratio_of_medians};
 use super::row::{Row, Status};
 use super::rows;
-use super::statistics::{Estimate, LEAST, ratio_of_medians};
 use crate::cli::CompareArgs;
 use crate::config::{shown, usage};
 use crate::error::Error;
@@ -33,9 +33,9 @@ use crate::units::parse_decimal;
 pub const WORSE: u8 = 3;
 /// The default of `--threshold`: what interleaved runs on a shared machine can tell apart.
 pub const THRESHOLD: f64 = 0.05;
-/// Decides the draws of all intervals.
+/// Decides the draws for the interval of a quantile of one load.
 const SEED: u64 = 1;
-/// Draws for the interval of a quantile of one load.
+/// How many draws those are.
 const DRAWS: usize = 1_000;
 
 /// What is compared.
@@ -285,7 +285,7 @@ fn matched(before: &Runs<'_>, after: &Runs<'_>, threshold: f64) -> Matched {
         _ if any(Verdict::Worse) => (Verdict::Worse, None),
         _ if any(Verdict::Better) => (Verdict::Better, None),
         _ if any(Verdict::NoDifference) => (Verdict::NoDifference, None),
-        _ => (Verdict::NotComparable, Some(format!("fewer than {LEAST} runs on a side"))),
+        _ => (Verdict::NotComparable, Some(format!("fewer than {FEWEST} runs on a side"))),
     };
     Matched {
         configuration: after.configuration.to_owned(),
@@ -303,14 +303,14 @@ fn change(metric: &Metric, before: &Runs<'_>, after: &Runs<'_>, threshold: f64) 
     let (old, new) = (before.values(metric), after.values(metric));
     let alone = || metric.quantile_percent.and_then(|percent| ratio_of_quantiles(percent, before, after));
     let estimate = match (old.as_slice(), new.as_slice()) {
-        ([_], [_]) => alone().or_else(|| ratio_of_medians(&old, &new, SEED)),
-        _ => ratio_of_medians(&old, &new, SEED),
+        ([_], [_]) => alone().or_else(|| ratio_of_medians(&old, &new)),
+        _ => ratio_of_medians(&old, &new),
     };
     let interval = estimate.and_then(|estimate| estimate.interval);
     Change {
         metric: metric.name,
-        before: super::statistics::median(&old),
-        after: super::statistics::median(&new),
+        before: median(&old),
+        after: median(&new),
         ratio: estimate.map(|estimate| estimate.center),
         interval,
         verdict: interval
@@ -345,7 +345,7 @@ fn ratio_of_quantiles(percent: u8, before: &Runs<'_>, after: &Runs<'_>) -> Optio
     ratios.sort_unstable_by(f64::total_cmp);
     let out = DRAWS / 40;
     let interval = Some((ratios[out], ratios[DRAWS - 1 - out]));
-    (below > 0).then(|| Estimate { center: above as f64 / below as f64, interval })
+    (below > 0).then(|| Estimate { center: above as f64 / below as f64, interval, runs: 1 })
 }
 
 #[cfg(test)]

@@ -9,11 +9,12 @@
 //! question of a machine is the chapter `design/studying.md`.
 //!
 //! The modules, in reading order: `row.rs` and `rows.rs` (what a run leaves behind), `plan.rs` (what is run), `order.rs`
-//! (when), `run.rs` and `predict.rs` (one run), `host.rs` and `progress.rs` (beside them), `statistics.rs` and
+//! (when), `run.rs` and `predict.rs` (one run), `host.rs` and `progress.rs` (beside them), `estimate.rs` and
 //! `analysis.rs` (what rows amount to), `table.rs` (the same for people), `compare.rs` (two studies).
 
 pub mod analysis;
 pub mod compare;
+pub mod estimate;
 pub mod host;
 pub mod order;
 pub mod plan;
@@ -22,7 +23,6 @@ mod progress;
 pub mod row;
 pub mod rows;
 pub mod run;
-pub mod statistics;
 pub mod table;
 
 use std::collections::BTreeSet;

@@ -5,8 +5,8 @@
 use std::fmt::Write;
 
 use super::analysis::{Group, Kept, Recovery, Share, groups, noise, recovery, shares_of_bound};
+use super::estimate::median;
 use super::row::{Row, Status};
-use super::statistics::median;
 
 /// The columns behind configuration and point.
 const COLUMNS: &[&str] = &["runs", "offered/s", "achieved/s", "p50", "p99", "ideal p99", "CPU/request", "limited by"];
