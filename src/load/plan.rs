@@ -380,6 +380,20 @@ fn arrivals(args: &LoadArgs) -> Result<Arrivals, Error> {
 
 fn phases(args: &LoadArgs, arrivals: Arrivals) -> Result<Vec<Phase>, Error> {
     let Some(text) = args.phases.as_deref() else { return Ok(Vec::new()) };
+    let (min, max) = RATES_PER_S;
+    let wrong = |part: &str, problem: &str| {
+        let expected =
+            format!("FACTOR:DURATION,…, as in 0.5:2s,2:500ms, with a rate from {min} to {max} and up to a day");
+        usage("--phases", format!("{} {problem}", shown(part)), expected)
+    };
+    let phase = |part: &str| {
+        let (factor, length) = part.split_once(':').ok_or_else(|| wrong(part, "is not a phase"))?;
+        let factor = parse_decimal(factor).ok_or_else(|| wrong(part, "has no number before its colon"))?;
+        let length = parse_duration(length).and_then(|length| within(length, MILLISECOND, DAY));
+        let length = length.map_err(|problem| wrong(part, &format!("has a length that {problem}")))?;
+        Ok(Phase { factor, length })
+    };
+    let phases = text.split(',').map(phase).collect::<Result<Vec<_>, Error>>()?;
     let Some(rate_per_s) = arrivals.rate_per_s() else {
         return Err(usage("--phases", "has no rate to change", "--rate beside it"));
     };
@@ -389,21 +403,11 @@ fn phases(args: &LoadArgs, arrivals: Arrivals) -> Result<Vec<Phase>, Error> {
     if args.duration.is_some() {
         return Err(usage("--phases", "says how long the window is, as --duration does", "one of them"));
     }
-    let (min, max) = RATES_PER_S;
-    let phase = |part: &str| {
-        let wrong = |problem: &str| {
-            let expected =
-                format!("FACTOR:DURATION,…, as in 0.5:2s,2:500ms, with a rate from {min} to {max} and up to a day");
-            usage("--phases", format!("{} {problem}", shown(part)), expected)
-        };
-        let (factor, length) = part.split_once(':').ok_or_else(|| wrong("is not a phase"))?;
-        let factor = parse_decimal(factor).ok_or_else(|| wrong("has no number before its colon"))?;
-        within(factor * rate_per_s, min, max).map_err(|problem| wrong(&format!("has a rate that {problem}")))?;
-        let length = parse_duration(length).map_err(|problem| wrong(&format!("has a length that {problem}")))?;
-        let length = within(length, MILLISECOND, DAY);
-        Ok(Phase { factor, length: length.map_err(|problem| wrong(&format!("has a length that {problem}")))? })
-    };
-    text.split(',').map(phase).collect()
+    for (phase, part) in phases.iter().zip(text.split(',')) {
+        let possible = within(phase.factor * rate_per_s, min, max);
+        possible.map_err(|problem| wrong(part, &format!("has a rate that {problem}")))?;
+    }
+    Ok(phases)
 }
 
 fn connections(args: &LoadArgs, service: &Service) -> Result<usize, Error> {

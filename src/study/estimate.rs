@@ -18,7 +18,7 @@ const DRAWS: usize = 1_000;
 /// Of the draws, those that lie below the interval, and above it.
 const OUTSIDE: usize = DRAWS / 40;
 /// Any number would do.
-const SEED: u64 = 0x6d61_6974_7265_64;
+const SEED: u64 = 0x6d_6169_7472_6564;
 
 /// A median with what the runs say of its certainty.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -56,6 +56,9 @@ pub const INTERVAL: Duration = Duration::from_millis(250);
 /// Any number would do.
 pub const SEED: u64 = 1;
 
+/// What a run takes beside its warm-up, window and rest: to start and stop two processes. Until runs have shown it.
+const AROUND: Duration = Duration::from_millis(300);
+
 /// The word for a closed loop among loads and rates.
 const CLOSED: &str = "closed";
 /// Shares of capacity: below it nothing happens, above it nothing else does.
@@ -132,6 +135,11 @@ impl Plan {
         }
         given.override_by(flags(args)?);
         given.canonical()?.resolve(processors)
+    }
+
+    /// How long one run takes, about.
+    pub fn run_length(&self) -> Duration {
+        self.warmup + self.duration + self.cooldown + AROUND
     }
 
     /// The plan as it is run, as a file that has the same runs.

@@ -6,9 +6,6 @@ use std::time::Duration;
 use super::plan::Plan;
 use crate::clock::monotonic_ns;
 
-/// What a run takes beside its warm-up, window and rest, until runs have shown it: to start and stop two processes.
-const AROUND: Duration = Duration::from_millis(300);
-
 /// How far a study is.
 pub(super) struct Progress {
     is_shown: bool,
@@ -21,8 +18,8 @@ pub(super) struct Progress {
 impl Progress {
     /// Of a study with so many runs still to make.
     pub(super) fn new(plan: &Plan, runs: usize, is_wanted: bool) -> Progress {
-        let planned = plan.warmup + plan.duration + plan.cooldown + AROUND;
-        Progress { is_shown: is_wanted && io::stderr().is_terminal(), runs, planned, done: 0, begun_ns: monotonic_ns() }
+        let is_shown = is_wanted && io::stderr().is_terminal();
+        Progress { is_shown, runs, planned: plan.run_length(), done: 0, begun_ns: monotonic_ns() }
     }
 
     /// The next run begins.

@@ -143,6 +143,23 @@ fn flags_override_the_file_and_quick_stands_between() {
 }
 
 #[test]
+fn the_plans_that_ship_are_right_and_fit_their_time() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("design/experiments");
+    let entries = std::fs::read_dir(&folder).expect("there are plans").map(|entry| entry.expect("an entry").path());
+    let plans: Vec<_> = entries.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
+    assert!(plans.len() >= 9, "{plans:?}");
+    for path in plans {
+        for (quick, most) in [(false, 600), (true, 60)] {
+            let plan = from_flags(&StudyArgs { plan: Some(path.clone()), quick, ..StudyArgs::default() });
+            let plan = plan.unwrap_or_else(|error| panic!("{error}"));
+            let runs = crate::study::order::runs(&plan).len() as u32;
+            let seconds = (plan.run_length() * runs).as_secs();
+            assert!(seconds < most, "{}: {runs} runs take {seconds} s", path.display());
+        }
+    }
+}
+
+#[test]
 fn demands_in_a_list_of_a_flag_keep_their_commas() {
     let args = StudyArgs {
         demand: some("exp:1ms,bimodal:90%:1ms,10%:11ms,fixed:2ms"),
