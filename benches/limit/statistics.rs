@@ -7,6 +7,8 @@
 //! third fewer rounds than the interval of a plain median. Six values are the least that promise
 //! 95%.
 
+pub(crate) use maitred::study::estimate::median;
+
 /// A centre with its 95% interval.
 #[derive(Clone, Copy)]
 pub(crate) struct Estimate {
@@ -38,14 +40,6 @@ impl Estimate {
     pub(crate) fn is_within(&self, share: f64) -> bool {
         self.interval.is_some_and(|(low, high)| (high / low).ln() / 2.0 <= share)
     }
-}
-
-/// Absent without values.
-pub(crate) fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let n = sorted.len();
-    (n > 0).then(|| (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0)
 }
 
 /// The largest k such that the centre lies outside the k-th smallest and k-th largest mean of

@@ -89,14 +89,6 @@ pub fn command(args: &StudyArgs) -> Result<bool, Error> {
     Ok(is_whole && rows.iter().any(|row| row.status == Status::Ok))
 }
 
-/// The rows of the study in `directory`.
-///
-/// # Errors
-/// There is none, or it cannot be read.
-pub fn read(directory: &Path) -> Result<Vec<Row>, Error> {
-    rows::read(directory)
-}
-
 /// Makes the directory of a new study, or finds that the one there is of the same plan.
 fn prepare(directory: &Path, plan: &Plan, is_resumed: bool) -> Result<(), Error> {
     let path = directory.join(PLAN);
