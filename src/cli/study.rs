@@ -102,7 +102,7 @@ pub struct StudyArgs {
     pub quick: bool,
 
     /// Goes on
-    #[arg(long, help_heading = HOW, help = "Go on with the study in --out, whose plan must be the same")]
+    #[arg(long, help_heading = HOW, help = "Go on with the study in --out; a plan that is given must be the same")]
     pub resume: bool,
 
     /// Rows as JSON

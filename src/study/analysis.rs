@@ -86,6 +86,17 @@ pub fn noise(rows: &[Row], path: &str) -> Option<Estimate> {
     ratio(&pairs.collect::<Vec<_>>())
 }
 
+/// How unevenly the workers of a run shared its work: the most that one did by the mean, in turns and calls. 1 is even, and
+/// as many as there are workers says that one did all. None without workers that did any.
+pub fn busiest_by_mean(row: &Row) -> Option<f64> {
+    let workers = row.server.as_ref()?.get("worker_turns")?.as_array()?;
+    let count = |worker: &Value, name: &str| worker.get(name).and_then(Value::as_f64).unwrap_or(0.0);
+    let done: Vec<f64> = workers.iter().map(|worker| count(worker, "turns") + count(worker, "calls")).collect();
+    let sum: f64 = done.iter().sum();
+    let most = done.iter().copied().fold(0.0, f64::max);
+    (sum > 0.0).then(|| most * done.len() as f64 / sum)
+}
+
 /// A rate up to which an objective is kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kept {

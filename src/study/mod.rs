@@ -36,7 +36,7 @@ use self::host::Host;
 use self::order::Run;
 use self::plan::Plan;
 use self::progress::Progress;
-use self::row::{Row, Status};
+use self::row::Status;
 use self::run::{Interrupted, Runner};
 use crate::cli::StudyArgs;
 use crate::clock::sleep_for;
@@ -52,8 +52,8 @@ pub const PLAN: &str = "plan.toml";
 /// # Errors
 /// A plan that is wrong; a directory that cannot be written, or has another study in it.
 pub fn command(args: &StudyArgs) -> Result<bool, Error> {
-    let plan = Plan::resolve(args, &os::processors())?;
     let directory = args.out.as_path();
+    let plan = Plan::resolve(&with_own_plan(args), &os::processors())?;
     prepare(directory, &plan, args.resume)?;
     let (mut writer, mut rows) = rows::Writer::open(directory)?;
     let stop = interrupt::stop_on_signals()?;
@@ -87,6 +87,13 @@ pub fn command(args: &StudyArgs) -> Result<bool, Error> {
         printed.map_err(|reason| Error::Output { target: "standard output".to_owned(), reason })?;
     }
     Ok(is_whole && rows.iter().any(|row| row.status == Status::Ok))
+}
+
+/// Who goes on with a study and says no more has its plan.
+fn with_own_plan(args: &StudyArgs) -> StudyArgs {
+    let own = args.out.join(PLAN);
+    let is_meant = args.resume && !Plan::is_asked_by(args) && own.exists();
+    StudyArgs { plan: if is_meant { Some(own) } else { args.plan.clone() }, ..args.clone() }
 }
 
 /// Makes the directory of a new study, or finds that the one there is of the same plan.

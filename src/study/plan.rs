@@ -137,6 +137,12 @@ impl Plan {
         given.canonical()?.resolve(processors)
     }
 
+    /// Whether these flags say anything of a plan.
+    pub fn is_asked_by(args: &StudyArgs) -> bool {
+        // Flags that are wrong say something, too.
+        args.plan.is_some() || args.quick || !flags(args).is_ok_and(|given| given.is_empty())
+    }
+
     /// How long one run takes, about.
     pub fn run_length(&self) -> Duration {
         self.warmup + self.duration + self.cooldown + AROUND

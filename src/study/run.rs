@@ -25,7 +25,7 @@ use crate::clock::monotonic_ns;
 use crate::net::companion::Companion;
 
 /// A server that is not ready by then will not be.
-const READY_WITHIN: Duration = Duration::from_secs(10);
+const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How often its output is looked at until it is. Not while anything is measured.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// How often the loop that waits looks whether it is to stop.
@@ -161,7 +161,9 @@ impl<'a> Runner<'a> {
         };
         // A load that counted errors says so by its code, and has its report all the same.
         let report: Option<Value> = serde_json::from_str(&load.said()).ok();
-        report.ok_or_else(|| load.failure(&format!("left no report ({status})")))
+        let report = report.ok_or_else(|| load.failure(&format!("left no report ({status})")))?;
+        // Of a run that somebody else has cut short, not what the parameters say is known.
+        if report["interrupted"] == true { Err(load.failure("was ended from outside")) } else { Ok(report) }
     }
 
     fn start(&self, name: &'static str, command: &mut Command, cores: &[usize]) -> Result<Process, String> {

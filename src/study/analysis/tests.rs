@@ -150,3 +150,14 @@ fn a_run_has_recovered_when_its_latency_is_back_and_stays_so() {
     assert_eq!(run(&[]), None);
     assert_eq!(recovery(&row()), None, "there was no overload");
 }
+
+#[test]
+fn the_busiest_worker_is_told_by_the_mean() {
+    let of = |server: Value| busiest_by_mean(&Row { server: Some(server), ..row() });
+    let workers = |done: [u64; 4]| json!({"worker_turns": done.map(|turns| json!({"turns": turns}))});
+    assert_eq!(of(workers([100; 4])), Some(1.0));
+    assert_eq!(of(workers([300, 0, 0, 0])), Some(4.0));
+    assert_eq!(of(json!({"worker_turns": [{"turns": 10, "calls": 20}, {"turns": 30}]})), Some(1.0));
+    assert_eq!(of(workers([0; 4])), None);
+    assert_eq!(of(json!({})), None);
+}

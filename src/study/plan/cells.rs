@@ -12,7 +12,7 @@ use crate::config::{Config, Unfit, shown};
 use crate::engine::ENGINES;
 use crate::error::Error;
 use crate::load::demand::Demand;
-use crate::load::plan::{Arrivals, Plan as LoadPlan, Service};
+use crate::load::plan::Plan as LoadPlan;
 use crate::study::row::{Parameters, Phase};
 use crate::units::show_duration;
 
@@ -232,11 +232,7 @@ impl Draft<'_> {
         let (serve, load) =
             pair.map_err(|problem| self.error("engine", Unfit::new(problem, "flags of serve and load")))?;
         Config::resolve(&serve, ENGINES).map_err(|error| self.located(error))?;
-        let load = LoadPlan::resolve(&load).map_err(|error| self.located(error))?;
-        debug_assert!(
-            matches!(load.service, Service::Work { .. }) || load.arrivals == Arrivals::Closed || service == "echo"
-        );
-        Ok(load)
+        LoadPlan::resolve(&load).map_err(|error| self.located(error))
     }
 
     /// What a side says of a flag of its own, said of the parameter in the plan.
