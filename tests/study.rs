@@ -156,8 +156,7 @@ fn is_gone(pid: Pid) -> bool {
 fn a_study_that_is_killed_leaves_no_process_and_loses_one_run() {
     let parent = directory();
     let out = parent.path().join("study");
-    let eight = [FOUR, &["--set=grace=1s"]].concat();
-    let eight: Vec<&str> = eight.iter().map(|flag| if *flag == "--repeats=1" { "--repeats=2" } else { flag }).collect();
+    let eight: Vec<&str> = FOUR.iter().map(|flag| if *flag == "--repeats=1" { "--repeats=2" } else { *flag }).collect();
     let mut killed = Process::spawn(study(&out, &eight).stdout(Stdio::null()).stderr(Stdio::piped()));
     let family = wait_for_the_second_run(&killed, &out);
     killed.signal(Signal::KILL);

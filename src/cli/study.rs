@@ -145,11 +145,12 @@ pub(super) const STUDY_NOTES: &str = "\
 Examples:
   maitred study --workers 1,2,4,8 --out workers
       what worker counts do to sleeping requests, at three loads
-  maitred study --engine pool,event-loops --demand exp:50us --kind spin --load 0.1..0.9:9 --out engines
+  maitred study --engine pool,event-loops --demand exp:50us --kind spin --load 0.1..0.9:9 \\
+      --out engines
   maitred study plan.toml --quick --out try
 
-A plan has the same keys as the flags, with underscores; lists stand in its table [vary], and what --quick
-changes in [quick]:
+A plan has the same keys as the flags, with underscores; lists stand in its table [vary], and what
+--quick changes in [quick]:
   engine = \"pool\"
   repeats = 5
   [vary]

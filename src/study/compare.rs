@@ -214,6 +214,7 @@ impl Side {
             Side::Load(report) => {
                 let mut runs = Runs::new(report["target"].as_str().unwrap_or("load"), "");
                 runs.loads.push(report);
+                runs.is_single = true;
                 runs.limited = report["generator"]["saturated"] == true;
                 groups.insert(String::new(), runs);
             }
@@ -238,11 +239,13 @@ struct Runs<'a> {
     loads: Vec<&'a Value>,
     failed: usize,
     limited: bool,
+    /// A load by itself, and no study.
+    is_single: bool,
 }
 
 impl<'a> Runs<'a> {
     fn new(configuration: &'a str, point: &'a str) -> Runs<'a> {
-        Runs { configuration, point, loads: Vec::new(), failed: 0, limited: false }
+        Runs { configuration, point, loads: Vec::new(), failed: 0, limited: false, is_single: false }
     }
 
     fn name(&self) -> String {
@@ -302,10 +305,8 @@ fn matched(before: &Runs<'_>, after: &Runs<'_>, threshold: f64) -> Matched {
 fn change(metric: &Metric, before: &Runs<'_>, after: &Runs<'_>, threshold: f64) -> Change {
     let (old, new) = (before.values(metric), after.values(metric));
     let alone = || metric.quantile_percent.and_then(|percent| ratio_of_quantiles(percent, before, after));
-    let estimate = match (old.as_slice(), new.as_slice()) {
-        ([_], [_]) => alone().or_else(|| ratio_of_medians(&old, &new)),
-        _ => ratio_of_medians(&old, &new),
-    };
+    let estimate = if before.is_single && after.is_single { alone() } else { None };
+    let estimate = estimate.or_else(|| ratio_of_medians(&old, &new));
     let interval = estimate.and_then(|estimate| estimate.interval);
     Change {
         metric: metric.name,
