@@ -128,7 +128,7 @@ pub struct CompareArgs {
 
     /// How much worse is too much
     #[arg(long, value_name = "PERCENT",
-        help = with_default("A change that counts: a row is worse, or better, if all of its interval lies beyond", "5%"))]
+        help = with_default("A change that counts: a row is worse, or better, if all of an interval lies beyond", "5%"))]
     pub threshold: Option<String>,
 
     /// As JSON

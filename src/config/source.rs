@@ -1,7 +1,7 @@
 //! A TOML file as text with lines: reading it, its keys in order, and errors that name file, line and key.
 //!
-//! Knows nothing of what keys mean, so that every file that a user writes is refused in the same way. Read next: `file.rs`,
-//! the configuration; `study/plan/file.rs`, the plan of a study.
+//! Knows nothing of what keys mean, so that every file that a user writes is refused in the same way. Read next:
+//! `file.rs`, the configuration; `study/plan/file.rs`, the plan of a study.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
 //! [`Breakdown`]: where the requests around a quantile of the latency spent their time.
 //!
-//! The p99 of each stage says nothing of the requests at the p99 of the whole: who waited long in one stage need not have
-//! waited in another. So the stages are summed by how long the whole request took, in classes that are a sixteenth of a
-//! power of two wide, and a quantile is given the means of the requests whose rank lies near its own: in memory that does
-//! not grow with the load, and with a table that other threads' can be added to.
+//! The p99 of each stage says nothing of the requests at the p99 of the whole: who waited long in one stage need not
+//! have waited in another. So the stages are summed by how long the whole request took, in classes that are a sixteenth
+//! of a power of two wide, and a quantile is given the means of the requests whose rank lies near its own: in memory
+//! that does not grow with the load, and with a table that other threads' can be added to.
 //!
 //! Invariants: *sums*: the stages of a quantile add up to the mean latency of the same requests, exactly, and that lies
 //! within [`WIDTH`] of some latency that these ranks have. *whole*: only requests count of which every stage is known.
@@ -77,8 +77,8 @@ impl Breakdown {
         self.requests += other.requests;
     }
 
-    /// The requests whose rank lies within half of what is beyond the quantile, and within a twentieth of all: from p98.5 to
-    /// p99.5 for p99, from p45 to p55 for p50. None with fewer than ten samples beyond it.
+    /// The requests whose rank lies within half of what is beyond the quantile, and within a twentieth of all: from
+    /// p98.5 to p99.5 for p99, from p45 to p55 for p50. None with fewer than ten samples beyond it.
     pub fn around(&self, quantile: f64) -> Option<Around> {
         if !is_believable(quantile, self.requests) {
             return None;

@@ -93,8 +93,8 @@ pub struct Plan {
     pub warmup: Duration,
     /// How long replies may still come after the window.
     pub grace: Duration,
-    /// A datagram without a reply after this time is lost, and so is a message of chat that somebody has not got. Without
-    /// meaning for other services over TCP.
+    /// A datagram without a reply after this time is lost, and so is a message of chat that somebody has not got.
+    /// Without meaning for other services over TCP.
     pub lost_after: Duration,
     /// Decides arrivals, places, demands and bytes.
     pub seed: u64,

@@ -3,8 +3,8 @@
 //! Unlike `children.rs` this starts another program, and may do so with several threads running.
 //!
 //! Invariants: *dies-with-parent*: a companion does not outlive the thread that started it, even if that is killed by
-//! SIGKILL; dropped, it is killed and collected. *apart*: it has a process group of its own, so that what a terminal sends
-//! to ours reaches it only through us.
+//! SIGKILL; dropped, it is killed and collected. *apart*: it has a process group of its own, so that what a terminal
+//! sends to ours reaches it only through us.
 
 use std::fmt;
 use std::io;

@@ -1,11 +1,12 @@
 //! What rows amount to: groups of repeats with their medians, the noise floor, the share of the bound, the recovery.
 //!
-//! Pure functions of rows, for tables, reports and tests alike. Failed runs and the second of the A/A pair are in no median.
+//! Pure functions of rows, for tables, reports and tests alike. Failed runs and the second of the A/A pair are in no
+//! median.
 //!
 //! *Share of the bound*: the rate at which a configuration keeps the objective ÷ the rate at which the ideal central
-//! queue does. The rate is interpolated between the last point that keeps the objective and the first that does not, on a
-//! logarithmic scale of latency; where all points keep it, or none, only a bound of the share is known, and that is said.
-//! The ideal's rate comes from the formula where there is one, and else from the predictions at the same points.
+//! queue does. The rate is interpolated between the last point that keeps the objective and the first that does not, on
+//! a logarithmic scale of latency; where all points keep it, or none, only a bound of the share is known, and that is
+//! said. The ideal's rate comes from the formula where there is one, and else from the predictions at the same points.
 //!
 //! Read next: `table.rs`; `design/studying.md`.
 
@@ -74,8 +75,8 @@ pub fn groups(rows: &[Row]) -> Vec<Group<'_>> {
     groups
 }
 
-/// What noise alone makes of the figure at this path: the ratio of the A/A pair's second to its first, round by round. A
-/// difference that is no larger says nothing. None without a pair that was measured.
+/// What noise alone makes of the figure at this path: the ratio of the A/A pair's second to its first, round by round.
+/// A difference that is no larger says nothing. None without a pair that was measured.
 pub fn noise(rows: &[Row], path: &str) -> Option<Estimate> {
     let side = |twin: Twin, repeat: usize| {
         let is_it = |row: &&Row| row.status == Status::Ok && row.twin == Some(twin) && row.repeat == repeat;
@@ -86,8 +87,8 @@ pub fn noise(rows: &[Row], path: &str) -> Option<Estimate> {
     ratio(&pairs.collect::<Vec<_>>())
 }
 
-/// How unevenly the workers of a run shared its work: the most that one did by the mean, in turns and calls. 1 is even, and
-/// as many as there are workers says that one did all. None without workers that did any.
+/// How unevenly the workers of a run shared its work: the most that one did by the mean, in turns and calls. 1 is even,
+/// and as many as there are workers says that one did all. None without workers that did any.
 pub fn busiest_by_mean(row: &Row) -> Option<f64> {
     let workers = row.server.as_ref()?.get("worker_turns")?.as_array()?;
     let count = |worker: &Value, name: &str| worker.get(name).and_then(Value::as_f64).unwrap_or(0.0);
@@ -201,7 +202,8 @@ fn objective_ns(group: &Group<'_>) -> Vec<f64> {
     group.rows.iter().filter_map(of).collect()
 }
 
-/// Up to which rate the ideal keeps the objective, where a formula says so: Poisson arrivals, and a demand that has one.
+/// Up to which rate the ideal keeps the objective, where a formula says so: Poisson arrivals, and a demand that has
+/// one.
 fn formula_per_s(
     parameters: &Parameters,
     objective: &Objective,
@@ -246,8 +248,9 @@ pub enum Recovery {
     NotWithin(f64),
 }
 
-/// How long after the last phase above capacity the latency of a run was within its objective again, by its intervals: the
-/// p99 of each, or its longest where there are too few for a p99. None without such a phase, an objective or intervals.
+/// How long after the last phase above capacity the latency of a run was within its objective again, by its intervals:
+/// the p99 of each, or its longest where there are too few for a p99. None without such a phase, an objective or
+/// intervals.
 pub fn recovery(row: &Row) -> Option<Recovery> {
     let overload = row.parameters.phases.iter().rfind(|phase| phase.load > Some(1.0))?;
     let limit_ns = Objective::parse(row.parameters.objective.as_deref()?).ok()?.at_most.as_nanos() as f64;

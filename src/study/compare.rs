@@ -1,11 +1,11 @@
 //! `maitred compare A B`: two studies, or two loads, row by row: ratios of medians with their intervals, and a verdict.
 //!
-//! Rows are matched by all that was asked of them, but for seed and order. A row is *worse* only if all of the interval of
-//! some ratio lies beyond the threshold: noise alone fails nobody's build, and a difference that the repeats cannot show
-//! is told as none. So few repeats find little: it is the interval that says how little.
+//! Rows are matched by all that was asked of them, but for seed and order. A row is *worse* only if all of the interval
+//! of some ratio lies beyond the threshold: noise alone fails nobody's build, and a difference that the repeats cannot
+//! show is told as none. So few repeats find little: it is the interval that says how little.
 //!
-//! A single load has no repeats. Its quantiles have an interval of their own, from the number of requests beyond them; that
-//! is the least that they vary, and says nothing of how runs differ. Its rate and its cost have none.
+//! A single load has no repeats. Its quantiles have an interval of their own, from the number of requests beyond them;
+//! that is the least that they vary, and says nothing of how runs differ. Its rate and its cost have none.
 //!
 //! Read next: `estimate.rs`, the intervals; `compare/show.rs`, the same for people.
 
@@ -329,8 +329,8 @@ fn verdict((low, high): (f64, f64), threshold: f64, more_is_better: bool) -> Ver
     }
 }
 
-/// The ratio of one quantile of two loads, from their histograms. How many requests lie below a quantile varies as a count
-/// does; so the rank is drawn, and the value at it looked up.
+/// The ratio of one quantile of two loads, from their histograms. How many requests lie below a quantile varies as a
+/// count does; so the rank is drawn, and the value at it looked up.
 fn ratio_of_quantiles(percent: u8, before: &Runs<'_>, after: &Runs<'_>) -> Option<Estimate> {
     let quantile = f64::from(percent) / 100.0;
     let histogram = |runs: &Runs<'_>| Histogram::from_base64(runs.loads.first()?["histogram"].as_str()?).ok();

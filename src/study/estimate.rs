@@ -1,4 +1,5 @@
-//! [`Estimate`]: the middle of a few runs with its 95 % interval; [`ratio`]: how two configurations compare, run by run.
+//! [`Estimate`]: the middle of a few runs with its 95 % interval; [`ratio`]: how two configurations compare, run by
+//! run.
 //!
 //! Both are medians with a bootstrap: the runs are drawn again, with replacement, and the interval holds what 95 % of
 //! the draws say. The draws are seeded, so the same runs have the same interval. Runs of one repeat had the same trace

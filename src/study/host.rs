@@ -1,4 +1,5 @@
-//! [`Host`]: the machine that a study ran on, written beside its rows, because figures of another are no figures of this.
+//! [`Host`]: the machine that a study ran on, written beside its rows, because figures of another are no figures of
+//! this.
 
 use std::fs;
 use std::path::Path;

@@ -4,12 +4,12 @@
 //!   flags, PLAN.toml ─▶ plan ─▶ order ─▶ run: serve ◀── load ─▶ row ─▶ rows.jsonl ─▶ analysis, compare, report
 //!                      (cells) (shuffled rounds)        predict ─▲
 //! ```
-//! A study is made of runs. Each has a server and a load of its own, both other processes; runs are interleaved in rounds;
-//! all configurations get the identical trace; one of them is measured twice, to know what noise is. How to ask a
-//! question of a machine is the chapter `design/studying.md`.
+//! A study is made of runs. Each has a server and a load of its own, both other processes; runs are interleaved in
+//! rounds; all configurations get the identical trace; one of them is measured twice, to know what noise is. How to ask
+//! a question of a machine is the chapter `design/studying.md`.
 //!
-//! The modules, in reading order: `row.rs` and `rows.rs` (what a run leaves behind), `plan.rs` (what is run), `order.rs`
-//! (when), `run.rs` and `predict.rs` (one run), `host.rs` and `progress.rs` (beside them), `estimate.rs` and
+//! The modules, in reading order: `row.rs` and `rows.rs` (what a run leaves behind), `plan.rs` (what is run),
+//! `order.rs` (when), `run.rs` and `predict.rs` (one run), `host.rs` and `progress.rs` (beside them), `estimate.rs` and
 //! `analysis.rs` (what rows amount to), `table.rs` (the same for people), `compare.rs` (two studies).
 
 pub mod analysis;

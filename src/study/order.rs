@@ -4,8 +4,8 @@
 //! over the whole study. The seed decides the order and every trace, so that a study that was interrupted goes on as it
 //! would have.
 //!
-//! Invariants: *interleaved*: no round begins before the one before it is over. *same-trace*: all runs at one point of one
-//! round have the same seed. Read next: `run.rs`.
+//! Invariants: *interleaved*: no round begins before the one before it is over. *same-trace*: all runs at one point of
+//! one round have the same seed. Read next: `run.rs`.
 
 use super::plan::Plan;
 use super::row::Twin;

@@ -1,9 +1,9 @@
 //! [`Plan`]: what a study runs; all its limits and units, checked once, then read-only.
 //!
-//! Made by [`Plan::resolve`] from defaults, then the file, then its `[quick]` table or what stands for one, then the flags,
-//! each overriding the one before by name. Parameters with several values vary: every combination is a *cell*, and each
-//! cell is tried here on the daemon's own configuration and on that of the load, so that a mistake is found before the
-//! first run and not after an hour. Nothing is started here.
+//! Made by [`Plan::resolve`] from defaults, then the file, then its `[quick]` table or what stands for one, then the
+//! flags, each overriding the one before by name. Parameters with several values vary: every combination is a *cell*,
+//! and each cell is tried here on the daemon's own configuration and on that of the load, so that a mistake is found
+//! before the first run and not after an hour. Nothing is started here.
 //!
 //! Invariants: *same-rules*: a value is right in a plan if `serve` or `load` takes it. *printed-reads-back*:
 //! [`Plan::to_toml`] is a plan of the same runs.
@@ -470,7 +470,8 @@ fn phase(text: &str) -> Result<PhaseOf, Unfit> {
     if is_possible { Ok(PhaseOf { load, length }) } else { Err(unfit("is impossible")) }
 }
 
-/// The one spelling of a value, as far as its parameter has one; whether it is right otherwise is seen when it is tried.
+/// The one spelling of a value, as far as its parameter has one; whether it is right otherwise is seen when it is
+/// tried.
 fn canonical(name: &str, text: &str) -> Result<String, Unfit> {
     if let Some(known) = names::setting(name) {
         return setting(known, text).expect("it is a setting");

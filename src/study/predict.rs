@@ -16,8 +16,8 @@ use crate::load::schedule::{Pace, Trace};
 use crate::metrics::histogram::Histogram;
 use crate::queueing::simulator::{Request, System, simulate};
 
-/// What the ideal does with the requests that these parameters draw; none in a closed loop, whose arrivals depend on the
-/// server, and where requests ask for no time.
+/// What the ideal does with the requests that these parameters draw; none in a closed loop, whose arrivals depend on
+/// the server, and where requests ask for no time.
 pub(super) fn predicted(parameters: &Parameters) -> Option<Predicted> {
     let rate_per_s = parameters.rate_per_s?;
     let demand = Demand::parse(parameters.demand.as_deref()?).ok()?;

@@ -24,8 +24,8 @@ pub const SCHEMA: &str = "maitred.row/1";
 pub struct Row {
     /// Names this format: [`SCHEMA`].
     pub schema: String,
-    /// Which run of the plan it is: the place in the unshuffled grid of points, configurations and repeats. Unique within a
-    /// study, and the same in every study of the same plan.
+    /// Which run of the plan it is: the place in the unshuffled grid of points, configurations and repeats. Unique
+    /// within a study, and the same in every study of the same plan.
     pub run: usize,
     /// Which round it was part of, from 0 on. A round has every configuration at every point once.
     pub repeat: usize,
@@ -37,12 +37,13 @@ pub struct Row {
     pub reason: Option<String>,
     /// One of the A/A pair: two rows of each round with the same parameters, whose difference is noise.
     pub aa: bool,
-    /// Which of the pair; null for all others. The first is part of the grid as well; the second is there for the pair only.
+    /// Which of the pair; null for all others. The first is part of the grid as well; the second is there for the pair
+    /// only.
     pub twin: Option<Twin>,
     /// What is compared: the varied parameters but those of the point, as `engine=pool workers=2`; `all` if none is.
     pub configuration: String,
-    /// How much was asked of it, as `load=0.5`, `rate=2000` or `closed`; rows with the same point and the same repeat had the
-    /// identical trace.
+    /// How much was asked of it, as `load=0.5`, `rate=2000` or `closed`; rows with the same point and the same repeat
+    /// had the identical trace.
     pub point: String,
     /// Everything that the run was made with.
     pub parameters: Parameters,
@@ -52,8 +53,8 @@ pub struct Row {
     pub load: Option<Value>,
     /// The server's summary: `maitred.summary/1`.
     pub server: Option<Value>,
-    /// What an ideal system does with the same requests; null in a closed loop, and where nothing is known of the service
-    /// time.
+    /// What an ideal system does with the same requests; null in a closed loop, and where nothing is known of the
+    /// service time.
     pub predicted: Option<Predicted>,
 }
 

@@ -2,8 +2,8 @@
 //! spreadsheets.
 //!
 //! A line is on the disk before the next run begins, so that an interruption costs one run. A last line without its end
-//! is such an interruption and no row; anything else that cannot be read is an error with its line. The table is made of the
-//! rows and nothing else: same rows, same bytes.
+//! is such an interruption and no row; anything else that cannot be read is an error with its line. The table is made
+//! of the rows and nothing else: same rows, same bytes.
 //!
 //! Read next: `run.rs`, which writes them; `analysis.rs`, which reads them.
 
@@ -142,8 +142,8 @@ impl Writer {
     }
 }
 
-/// The rows as a table: a heading, then a line each, in the order of runs in the plan. Commas and quotes inside a field are
-/// quoted (RFC 4180); what is absent is empty.
+/// The rows as a table: a heading, then a line each, in the order of runs in the plan. Commas and quotes inside a field
+/// are quoted (RFC 4180); what is absent is empty.
 pub fn table(rows: &[Row]) -> String {
     let texts =
         ["run", "repeat", "order", "status", "reason", "aa", "twin", "configuration", "point", "engine", "service"];

@@ -1,7 +1,8 @@
 //! One run: a server is started, put under load, and stopped; what both sides said becomes a [`Row`].
 //!
-//! The server and the load are processes of their own, so that neither takes part in the other, and so that the one which
-//! fails takes nothing else with it: a run that fails is a row that says why. Measures, never judges and never draws.
+//! The server and the load are processes of their own, so that neither takes part in the other, and so that the one
+//! which fails takes nothing else with it: a run that fails is a row that says why. Measures, never judges and never
+//! draws.
 //!
 //! Invariants: *alone*: there is one server and one load at a time, and both have ended before a run returns.
 //! *nothing-behind*: neither outlives this process, however it ends (`net/companion.rs`).

@@ -182,11 +182,13 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[0],
-            "configuration          point             runs  offered/s  achieved/s     p50     p99  ideal p99  CPU/request  limited by"
+            "configuration          point             runs  offered/s  achieved/s     p50     p99  ideal p99  \
+             CPU/request  limited by"
         );
         assert_eq!(
             lines[1],
-            "engine=pool workers=2  load=0.5  3 (1 failed)        500         499  2.00ms  9.00ms          -       31.0us  generator"
+            "engine=pool workers=2  load=0.5  3 (1 failed)        500         499  2.00ms  9.00ms          -       \
+             31.0us  generator"
         );
         assert!(
             text.contains(

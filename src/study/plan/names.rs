@@ -1,8 +1,8 @@
 //! The parameters of a plan by name: those of the study itself, those of the load, and every setting of the daemon.
 //!
-//! A setting has the name that it has in the daemon's own file, but for one: there `pin` says whether workers are pinned,
-//! and here how server and load share the machine, so the setting is called [`PIN_WORKERS`]. A parameter of a listener,
-//! such as `shed`, has the name that stands behind its `?`.
+//! A setting has the name that it has in the daemon's own file, but for one: there `pin` says whether workers are
+//! pinned, and here how server and load share the machine, so the setting is called [`PIN_WORKERS`]. A parameter of a
+//! listener, such as `shed`, has the name that stands behind its `?`.
 
 use crate::config::setting_names;
 use crate::service::find;

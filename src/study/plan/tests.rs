@@ -96,7 +96,8 @@ fn what_is_printed_is_a_plan_of_the_same_runs() {
     let files = [
         "",
         "rate = 500\nrepeats = 2\nservice = \"echo\"\n[vary]\nworkers = [1, 2]\nengine = [\"pool\", \"event-loops\"]",
-        "seed = 7\nobjective = \"p99=20ms\"\n[vary]\nload = \"0.1..0.5:5\"\ndemand = [\"exp:2000us\", \"bimodal:90%:1ms,10%:11ms\"]",
+        "seed = 7\nobjective = \"p99=20ms\"\n[vary]\nload = \"0.1..0.5:5\"\ndemand = [\"exp:2000us\", \
+         \"bimodal:90%:1ms,10%:11ms\"]",
         "phases = [\"0.5:1s\", \"2:500ms\"]\n[vary]\nshed = [\"off\", 64]",
         "phases = [\"0.5:1s\"]",
         "spin = 0\nsize = \"1KiB\"\ndepth = 4\n[vary]\nload = [\"closed\", 0.25]",
@@ -183,17 +184,20 @@ fn mistakes_in_a_file_are_named_by_line_with_what_was_expected() {
         ),
         (
             "[vary]\nload = [0.5, 0]",
-            "plan.toml:2: vary.load: 0 is an impossible load; expected a share of capacity from 0.001 to 10, a range such as \
+            "plan.toml:2: vary.load: 0 is an impossible load; expected a share of capacity from 0.001 to 10, a range \
+             such as \
              0.1..0.9:9, or closed",
         ),
         (
             "load = -0.5",
-            "plan.toml:1: load: -0.5 is an impossible load; expected a share of capacity from 0.001 to 10, a range such as \
+            "plan.toml:1: load: -0.5 is an impossible load; expected a share of capacity from 0.001 to 10, a range \
+             such as \
              0.1..0.9:9, or closed",
         ),
         (
             "[vary]\nload = \"0.9..0.1:3\"",
-            "plan.toml:2: vary.load: 0.9..0.1:3 ends before it begins; expected a share of capacity from 0.001 to 10, a range \
+            "plan.toml:2: vary.load: 0.9..0.1:3 ends before it begins; expected a share of capacity from 0.001 to 10, \
+             a range \
              such as 0.1..0.9:9, or closed",
         ),
         (
@@ -220,12 +224,14 @@ fn mistakes_in_a_file_are_named_by_line_with_what_was_expected() {
         ),
         (
             "demand = \"exp\"",
-            "plan.toml:1: demand: exp: an empty value is not a duration; expected fixed:10us, exp:10us, bimodal:90%:5us,10%:55us or lognormal:10us:1.5 (mean, sigma)",
+            "plan.toml:1: demand: exp: an empty value is not a duration; expected fixed:10us, exp:10us, \
+             bimodal:90%:5us,10%:55us or lognormal:10us:1.5 (mean, sigma)",
         ),
         ("kind = \"nap\"", "plan.toml:1: kind: nap is not known; expected spin or sleep or hash"),
         (
             "rate = 100\nload = 0.5",
-            "plan.toml:1: rate: stands beside load, which says how much is asked for as well; expected one of load, rate and phases",
+            "plan.toml:1: rate: stands beside load, which says how much is asked for as well; expected one of load, \
+             rate and phases",
         ),
         ("\nconnections = 0", "plan.toml:2: connections: 0 is too small; expected a number from 1 to 1000000"),
         ("rate = 0", "plan.toml:1: rate: 0 is too small; expected requests per second, from 0.001 to 100000000"),
@@ -244,20 +250,24 @@ fn mistakes_in_a_file_are_named_by_line_with_what_was_expected() {
         ),
         (
             "phases = [\"2\"]",
-            "plan.toml:1: phases: 2 is not a phase; expected LOAD:DURATION, as in 2:500ms, with a load from 0.001 to 10",
+            "plan.toml:1: phases: 2 is not a phase; expected LOAD:DURATION, as in 2:500ms, with a load from 0.001 to \
+             10",
         ),
         (
             "objective = \"fast\"",
-            "plan.toml:1: objective: fast is not an objective; expected pN=DURATION with N between 0 and 100 and a duration from 1ns to 30s, as in p99=500us",
+            "plan.toml:1: objective: fast is not an objective; expected pN=DURATION with N between 0 and 100 and a \
+             duration from 1ns to 30s, as in p99=500us",
         ),
         (
             "low_water = 2000\nqueue = 1000",
-            "plan.toml:1: low_water: 2000 is more than the queue holds; expected at most 1000, the capacity of the queue",
+            "plan.toml:1: low_water: 2000 is more than the queue holds; expected at most 1000, the capacity of the \
+             queue",
         ),
         ("vary = 3", "plan.toml:1: vary: the integer 3 is not a table; expected [vary]"),
         (
             "workers = 2000-01-01",
-            "plan.toml:1: workers: the date 2000-01-01 has the wrong type; expected a string, a number, a boolean, or a list of them in [vary]",
+            "plan.toml:1: workers: the date 2000-01-01 has the wrong type; expected a string, a number, a boolean, or \
+             a list of them in [vary]",
         ),
     ];
     for (text, expected) in table {
@@ -277,11 +287,13 @@ fn mistakes_in_flags_are_named_by_the_flag() {
         ),
         (
             StudyArgs { load: some("nine"), ..StudyArgs::default() },
-            "--load: nine is not a load; expected a share of capacity from 0.001 to 10, a range such as 0.1..0.9:9, or closed",
+            "--load: nine is not a load; expected a share of capacity from 0.001 to 10, a range such as 0.1..0.9:9, \
+             or closed",
         ),
         (
             StudyArgs { slo: some("p99"), ..StudyArgs::default() },
-            "--slo: p99 is not an objective; expected pN=DURATION with N between 0 and 100 and a duration from 1ns to 30s, as in p99=500us",
+            "--slo: p99 is not an objective; expected pN=DURATION with N between 0 and 100 and a duration from 1ns to \
+             30s, as in p99=500us",
         ),
         (set("rearm"), "--set rearm: has no value; expected KEY=LIST, as in rearm=edge,oneshot"),
         (set("rearn=edge"), "--set rearn=edge: unknown key; expected rearm"),
