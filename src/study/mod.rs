@@ -63,6 +63,9 @@ pub fn command(args: &StudyArgs) -> Result<bool, Error> {
     let mut progress = Progress::new(&plan, left.len(), !args.quiet);
     let mut stdout = io::stdout().lock();
     for run in &left {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
         let cell = &plan.cells[run.cell];
         progress.begin(&format!("{} {}", cell.configuration, cell.point));
         let row = match runner.run(run) {

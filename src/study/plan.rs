@@ -275,7 +275,7 @@ impl Parameters {
         let all_phases = (!phases.is_empty()).then(|| phases.iter().map(|phase| phase.length).sum());
         let threads = self.number("threads", 1, 256)?.unwrap_or(1) as usize;
         let (pin, server_cores, load_cores) = self.placement(processors, threads)?;
-        let objective = self.one("objective").map(|given| {
+        let objective = self.find("objective").map(|given| {
             let parsed = Objective::parse(&given.values[0]);
             parsed.map(|_| given.values[0].clone()).map_err(|error| relocated(error, &given.origin))
         });
@@ -339,17 +339,13 @@ impl Parameters {
         values
     }
 
-    fn one(&self, name: &str) -> Option<&Given> {
-        self.find(name)
-    }
-
     fn number(&self, name: &str, min: u64, max: u64) -> Result<Option<u64>, Error> {
-        let Some(given) = self.one(name) else { return Ok(None) };
+        let Some(given) = self.find(name) else { return Ok(None) };
         number(name, &Some(given.values[0].clone()), min, max).map_err(|error| relocated(error, &given.origin))
     }
 
     fn time(&self, name: &str, min: Duration, max: Duration) -> Result<Option<Duration>, Error> {
-        let Some(given) = self.one(name) else { return Ok(None) };
+        let Some(given) = self.find(name) else { return Ok(None) };
         time(name, &Some(given.values[0].clone()), min, max).map_err(|error| relocated(error, &given.origin))
     }
 

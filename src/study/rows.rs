@@ -122,11 +122,12 @@ impl Writer {
     pub fn open(directory: &Path) -> Result<(Writer, Vec<Row>), Error> {
         let path = directory.join(JSON_LINES);
         let output = |reason: io::Error| Error::Output { target: path.display().to_string(), reason };
-        let (rows, whole) = match read_file(&path) {
-            Err(Error::Resource { reason, .. }) if reason.kind() == ErrorKind::NotFound => (Vec::new(), 0),
-            read => read?,
-        };
         let file = OpenOptions::new().append(true).create(true).open(&path).map_err(output)?;
+        // Held until the process ends, however it does.
+        if file.try_lock().is_err() {
+            return Err(output(io::Error::new(ErrorKind::WouldBlock, "another study is under way there")));
+        }
+        let (rows, whole) = read_file(&path)?;
         file.set_len(whole).map_err(output)?;
         Ok((Writer { file, path }, rows))
     }
@@ -220,6 +221,8 @@ mod tests {
         let directory = directory();
         let (mut writer, none) = Writer::open(directory.path()).expect("it is a new file");
         assert!(none.is_empty());
+        let second = Writer::open(directory.path()).expect_err("one study at a time").to_string();
+        assert!(second.ends_with("rows.jsonl: another study is under way there"), "{second}");
         let rows = [row(), Row { run: 4, ..row() }, Row { run: 5, status: Status::Failed, ..row() }];
         for (written, next) in rows.iter().enumerate() {
             writer.add(next).expect("it can be written");

@@ -33,6 +33,9 @@ pub struct Cell {
     pub load: Vec<String>,
 }
 
+/// Combinations of one plan: above it a slip of the keyboard is likelier than a wish, since they take days.
+const MOST: usize = 10_000;
+
 /// Where a cell is tried, since nobody listens yet.
 const NOWHERE: &str = "tcp://127.0.0.1:1";
 
@@ -45,7 +48,12 @@ pub(super) fn all(plan: &Plan, given: &AllGiven) -> Result<Vec<Cell>, Error> {
         .filter(|name| names::may_vary(name))
         .filter_map(|name| Some((name, plan.values.get(name)?.as_slice())))
         .collect();
-    let count: usize = axes.iter().map(|(_, values)| values.len()).product();
+    let count = axes.iter().try_fold(1_usize, |count, (_, values)| count.checked_mul(values.len()));
+    let Some(count) = count.filter(|count| *count <= MOST) else {
+        let (name, _) = axes.iter().max_by_key(|(_, values)| values.len()).expect("what is many has several values");
+        let problem = format!("makes more than {MOST} combinations with what else varies");
+        return Err(given.find(name).expect("it is longer than a default").origin.error(Unfit::new(problem, "fewer")));
+    };
     let mut cells: Vec<Cell> = Vec::with_capacity(count);
     let mut points: Vec<String> = Vec::new();
     for number in 0..count {
@@ -87,21 +95,37 @@ enum Point {
     Phases,
 }
 
+/// What a point amounts to.
+struct Rates {
+    capacity_per_s: Option<f64>,
+    rate_per_s: Option<f64>,
+    phases: Vec<Phase>,
+}
+
+impl Point {
+    /// As rows have it.
+    fn label(&self) -> String {
+        match self {
+            Point::Closed => CLOSED.to_owned(),
+            Point::Share(share) => format!("load={share}"),
+            Point::Rate(rate_per_s) => format!("rate={rate_per_s}"),
+            Point::Phases => names::PHASES.to_owned(),
+        }
+    }
+}
+
 impl Draft<'_> {
     fn cell(&self) -> Result<Cell, Error> {
-        let service = self.values["service"];
-        let workers = self.workers();
         let point = self.point();
-        let demand = self
-            .values
-            .get("demand")
-            .filter(|_| service == "work")
-            .map(|text| Demand::parse(text).expect("it was checked"));
-        let kind = self.values.get("kind").filter(|_| service == "work").copied();
-        let capacity_per_s = demand.as_ref().and_then(|demand| {
-            let servers = if kind == Some("sleep") { workers } else { workers.min(self.plan.server_cores.len()) };
-            (demand.mean_ns() > 0.0).then(|| servers as f64 * 1e9 / demand.mean_ns())
-        });
+        let rates = self.rates(&point)?;
+        let (serve, load) = (self.serve_flags(), self.load_flags(rates.rate_per_s));
+        let asked = self.tried(&serve, &load)?;
+        let parameters = self.parameters(&point, rates, &asked);
+        Ok(Cell { configuration: String::new(), point: point.label(), point_number: 0, parameters, serve, load })
+    }
+
+    fn rates(&self, point: &Point) -> Result<Rates, Error> {
+        let capacity_per_s = self.capacity_per_s();
         let of_capacity = |name: &str, share: f64| match capacity_per_s {
             Some(capacity_per_s) => Ok(share * capacity_per_s),
             None => {
@@ -119,49 +143,74 @@ impl Draft<'_> {
         }
         let rate_per_s = match point {
             Point::Closed => None,
-            Point::Share(share) => Some(of_capacity("load", share)?),
-            Point::Rate(rate_per_s) => Some(rate_per_s),
-            Point::Phases => Some(phases[0].rate_per_s),
+            Point::Share(share) => Some(of_capacity("load", *share)?),
+            Point::Rate(rate_per_s) => Some(*rate_per_s),
+            Point::Phases => phases.first().map(|first| first.rate_per_s),
         };
-        let serve = self.serve_flags(service, workers);
-        let load = self.load_flags(service, rate_per_s);
-        let asked = self.tried(service, &serve, &load)?;
-        let options = self.values.iter().filter(|(name, _)| {
-            names::setting(name).is_some_and(|known| known != "workers") || names::is_of_listener(service, name)
+        Ok(Rates { capacity_per_s, rate_per_s, phases })
+    }
+
+    fn parameters(&self, point: &Point, rates: Rates, asked: &LoadPlan) -> Parameters {
+        let Draft { plan, values, .. } = self;
+        let demand = self.demand();
+        let options = values.iter().filter(|(name, _)| {
+            names::setting(name).is_some_and(|known| known != "workers") || self.is_of_listener(name)
         });
-        let (label, load_share) = match point {
-            Point::Closed => (CLOSED.to_owned(), None),
-            Point::Share(share) => (format!("load={share}"), Some(share)),
-            Point::Rate(rate_per_s) => (format!("rate={rate_per_s}"), None),
-            Point::Phases => (names::PHASES.to_owned(), self.plan.phases.first().map(|phase| phase.load)),
-        };
-        let parameters = Parameters {
-            engine: self.values["engine"].to_owned(),
-            workers,
-            service: service.to_owned(),
+        Parameters {
+            engine: values["engine"].to_owned(),
+            workers: self.workers(),
+            service: self.service().to_owned(),
             demand_mean_ns: demand.as_ref().map(Demand::mean_ns),
             demand: demand.map(|demand| demand.to_string()),
-            kind: kind.map(str::to_owned),
-            load: load_share,
-            capacity_per_s,
-            rate_per_s,
+            kind: self.kind().map(str::to_owned),
+            load: match point {
+                Point::Share(share) => Some(*share),
+                Point::Phases => plan.phases.first().map(|phase| phase.load),
+                Point::Closed | Point::Rate(_) => None,
+            },
+            capacity_per_s: rates.capacity_per_s,
+            rate_per_s: rates.rate_per_s,
             arrivals: asked.arrivals.name().to_owned(),
-            phases,
+            phases: rates.phases,
             connections: asked.connections,
             depth: asked.depth,
             requests_per_connection: asked.requests_per_connection,
             size_bytes: asked.size_bytes,
-            duration_s: self.plan.duration.as_secs_f64(),
-            warmup_s: self.plan.warmup.as_secs_f64(),
-            cooldown_s: self.plan.cooldown.as_secs_f64(),
+            duration_s: plan.duration.as_secs_f64(),
+            warmup_s: plan.warmup.as_secs_f64(),
+            cooldown_s: plan.cooldown.as_secs_f64(),
             seed: 0,
-            pin: self.plan.pin,
-            server_cores: self.plan.server_cores.clone(),
-            load_cores: self.plan.load_cores.clone(),
-            objective: self.plan.objective.clone(),
+            pin: plan.pin,
+            server_cores: plan.server_cores.clone(),
+            load_cores: plan.load_cores.clone(),
+            objective: plan.objective.clone(),
             options: options.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-        };
-        Ok(Cell { configuration: String::new(), point: label, point_number: 0, parameters, serve, load })
+        }
+    }
+
+    fn service(&self) -> &str {
+        self.values["service"]
+    }
+
+    fn demand(&self) -> Option<Demand> {
+        let text = self.values.get("demand").filter(|_| self.service() == "work")?;
+        Some(Demand::parse(text).expect("it was checked"))
+    }
+
+    fn kind(&self) -> Option<&str> {
+        self.values.get("kind").filter(|_| self.service() == "work").copied()
+    }
+
+    /// What a load of 1 is: of workers that sleep, or of as many as have a processor.
+    fn capacity_per_s(&self) -> Option<f64> {
+        let mean_ns = self.demand()?.mean_ns();
+        let workers = self.workers();
+        let servers = if self.kind() == Some("sleep") { workers } else { workers.min(self.plan.server_cores.len()) };
+        (mean_ns > 0.0).then(|| servers as f64 * 1e9 / mean_ns)
+    }
+
+    fn is_of_listener(&self, name: &str) -> bool {
+        names::is_of_listener(self.service(), name)
     }
 
     /// As many as the server's cores for `auto`, which it would find by itself.
@@ -179,14 +228,14 @@ impl Draft<'_> {
         }
     }
 
-    fn serve_flags(&self, service: &str, workers: usize) -> Vec<String> {
-        let parameters = self.values.iter().filter(|(name, _)| names::is_of_listener(service, name));
+    fn serve_flags(&self) -> Vec<String> {
+        let parameters = self.values.iter().filter(|(name, _)| self.is_of_listener(name));
         let parameters: Vec<String> = parameters.map(|(name, value)| format!("{name}={value}")).collect();
         let query = if parameters.is_empty() { String::new() } else { format!("?{}", parameters.join("&")) };
         let mut flags = vec![
-            format!("--listen={service}=tcp://127.0.0.1:0{query}"),
+            format!("--listen={}=tcp://127.0.0.1:0{query}", self.service()),
             format!("--engine={}", self.values["engine"]),
-            format!("--workers={workers}"),
+            format!("--workers={}", self.workers()),
         ];
         for (name, value) in &self.values {
             if let Some(setting) = names::setting(name).filter(|setting| *setting != "workers") {
@@ -196,7 +245,7 @@ impl Draft<'_> {
         flags
     }
 
-    fn load_flags(&self, service: &str, rate_per_s: Option<f64>) -> Vec<String> {
+    fn load_flags(&self, rate_per_s: Option<f64>) -> Vec<String> {
         let plan = self.plan;
         let mut flags = vec![
             format!("--warmup={}", show_duration(plan.warmup)),
@@ -216,7 +265,7 @@ impl Draft<'_> {
             }
             _ => add("duration", Some(show_duration(plan.duration))),
         }
-        let of_work: &[&str] = if service == "work" { &["demand", "kind"] } else { &[] };
+        let of_work: &[&str] = if self.service() == "work" { &["demand", "kind"] } else { &[] };
         let of_rate: &[&str] = if rate_per_s.is_some() { &["arrivals"] } else { &[] };
         let others: &[&str] = &["connections", "depth", "requests_per_connection", "size"];
         for name in of_work.iter().chain(of_rate).chain(others) {
@@ -226,8 +275,8 @@ impl Draft<'_> {
     }
 
     /// What the load would do, if both sides take what they are told.
-    fn tried(&self, service: &str, serve: &[String], load: &[String]) -> Result<LoadPlan, Error> {
-        let target = [format!("{service}={NOWHERE}")];
+    fn tried(&self, serve: &[String], load: &[String]) -> Result<LoadPlan, Error> {
+        let target = [format!("{}={NOWHERE}", self.service())];
         let pair = parse_pair(serve, &[&target[..], load].concat());
         let (serve, load) =
             pair.map_err(|problem| self.error("engine", Unfit::new(problem, "flags of serve and load")))?;
@@ -244,11 +293,7 @@ impl Draft<'_> {
             "slo" => "objective",
             // A rate comes of a load.
             "rate" if self.given.find("rate").is_none() => "load",
-            "listen" => self
-                .values
-                .keys()
-                .find(|name| names::is_of_listener(self.values["service"], name))
-                .unwrap_or(&"service"),
+            "listen" => self.values.keys().find(|name| self.is_of_listener(name)).unwrap_or(&"service"),
             name => name,
         };
         self.error(name, Unfit { problem, expected })

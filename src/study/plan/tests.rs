@@ -263,6 +263,10 @@ fn mistakes_in_a_file_are_named_by_line_with_what_was_expected() {
             "plan.toml:1: low_water: 2000 is more than the queue holds; expected at most 1000, the capacity of the \
              queue",
         ),
+        (
+            "[vary]\nrate = \"1..5000:5000\"\nworkers = [1, 2, 3]",
+            "plan.toml:2: vary.rate: makes more than 10000 combinations with what else varies; expected fewer",
+        ),
         ("vary = 3", "plan.toml:1: vary: the integer 3 is not a table; expected [vary]"),
         (
             "workers = 2000-01-01",
