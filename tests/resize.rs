@@ -134,7 +134,7 @@ fn bytes_are_exact_while_the_workers_come_and_go() {
         let more = ["--workers", "1", "--budget", "4KiB", "--ring", "4KiB"];
         let (daemon, server) = start_with(engine, "echo=tcp://127.0.0.1:0", &[&more[..], flags].concat());
         let echoed = under_load(server, |echoed| {
-            for workers in [8, 1, 8, 1, 3, 2, 8, 5, 1].repeat(10) {
+            for workers in [8, 1, 8, 1, 3, 2, 8, 5, 1].repeat(7) {
                 resize(&daemon, workers);
                 if !keeps_sessions(engine) {
                     wait_for_threads(workers);
@@ -160,7 +160,7 @@ fn those_who_go_finish_what_they_are_in() {
         let mut clients: Vec<Worker> = (0..8).map(|_| Worker::new(Client::connect(server))).collect();
         for workers in [1, 8, 2, 6, 1] {
             for client in &mut clients {
-                client.ask_all([((SLEEP, 20 * MILLISECOND), 10), (INLINE, 700), (AS_A_CALL, 20)]);
+                client.ask_all([((SLEEP, 5 * MILLISECOND), 10), (INLINE, 700), (AS_A_CALL, 20)]);
             }
             let tells = ask(&daemon, workers);
             clients.iter_mut().for_each(|client| drop(client.hear_all()));
@@ -213,7 +213,7 @@ fn a_drain_and_a_change_of_the_workers_do_not_disturb_each_other() {
                 let (daemon, server) = start_with(engine, "work=tcp://127.0.0.1:0", &flags);
                 let mut clients: Vec<Worker> = (0..6).map(|_| Worker::new(Client::connect(server))).collect();
                 for client in &mut clients {
-                    client.ask_all([((SLEEP, 5 * MILLISECOND), 10), (INLINE, 700), ((SLEEP, 5 * MILLISECOND), 20)]);
+                    client.ask_all([((SLEEP, 2 * MILLISECOND), 10), (INLINE, 700), ((SLEEP, 2 * MILLISECOND), 20)]);
                 }
                 if drains_first {
                     daemon.drain();
