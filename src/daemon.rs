@@ -346,6 +346,10 @@ impl SignalHandler {
     }
 
     fn reload(&mut self) {
+        if self.is_draining {
+            warn!("SIGHUP: the daemon drains, and nothing changes any more");
+            return;
+        }
         let Some(path) = self.config.config_path.clone() else {
             warn!("SIGHUP: there is no configuration file to read again");
             return;
@@ -363,8 +367,8 @@ impl SignalHandler {
             }
         };
         // Another engine may carry other services: then the listeners wait with it.
-        let listened =
-            if new.engine == self.config.engine { self.daemon.listen(&new) } else { Ok(Relistened::default()) };
+        let is_same_engine = new.engine == self.config.engine;
+        let listened = if is_same_engine { self.daemon.listen(&new) } else { Ok(Relistened::default()) };
         let Relistened { changes, waiting } = match listened {
             Ok(listened) => listened,
             Err(reason) => {
@@ -384,6 +388,9 @@ impl SignalHandler {
         // The memory of rings is one of the changes that wait: the next reload is to say so again.
         let max_buffer_bytes = self.config.settings.limits.max_buffer_bytes;
         self.config.settings.limits = Limits { max_buffer_bytes, ..new.settings.limits };
+        if is_same_engine {
+            self.config.listeners = new.listeners;
+        }
     }
 
     /// Has as many workers as the file says, where they can change while the daemon serves.

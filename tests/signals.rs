@@ -116,6 +116,8 @@ fn a_second_signal_ends_a_drain_at_once() {
             daemon.process.signal(Signal::TERM);
             daemon.process.wait_for_message("draining");
             assert!(daemon.process.is_running());
+            daemon.process.signal(Signal::HUP);
+            daemon.process.wait_for_message("SIGHUP: the daemon drains, and nothing changes any more");
             daemon.process.signal(Signal::INT);
             daemon.finish()
         });
