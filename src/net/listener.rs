@@ -83,22 +83,7 @@ impl Listener {
     /// # Errors
     /// When the listener itself is broken.
     pub fn accept(&self) -> io::Result<Accepted> {
-        loop {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            return match rustix::net::accept_with(&self.socket, flags) {
-                Ok(descriptor) => Ok(Accepted::Connection(Socket::accepted(descriptor))),
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => Ok(Accepted::Nobody),
-                Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
-                    Ok(Accepted::Exhausted(errno.into()))
-                }
-                Err(errno @ (Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP | Errno::FAULT)) => {
-                    Err(errno.into())
-                }
-                // Linux hands on the errors of the connection itself: it is gone, the listener is well.
-                Err(_) => Ok(Accepted::Gone),
-            };
-        }
+        accept_on(self.socket.as_fd())
     }
 
     /// Accepts one connection on the spare descriptor and closes it; whether there was one.
@@ -114,6 +99,26 @@ impl Listener {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// Takes one connection off a listening socket's backlog.
+pub(super) fn accept_on(socket: BorrowedFd<'_>) -> io::Result<Accepted> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    loop {
+        return match rustix::net::accept_with(socket, flags) {
+            Ok(descriptor) => Ok(Accepted::Connection(Socket::accepted(descriptor))),
+            Err(Errno::INTR) => continue,
+            Err(Errno::AGAIN) => Ok(Accepted::Nobody),
+            Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                Ok(Accepted::Exhausted(errno.into()))
+            }
+            Err(errno @ (Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP | Errno::FAULT)) => {
+                Err(errno.into())
+            }
+            // Linux hands on the errors of the connection itself: it is gone, the listener is well.
+            Err(_) => Ok(Accepted::Gone),
+        };
     }
 }
 

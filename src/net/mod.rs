@@ -3,7 +3,8 @@
 //! Nothing here knows a session, a service or an engine. `Interrupted` is retried here and seen by nobody else;
 //! would-block is passed on as `ErrorKind::WouldBlock`, for the session to treat as a state.
 //!
-//! Read next: `poller.rs` (readiness), `ring.rs` (completion), `listener.rs` (accepting), `socket.rs` (bytes), `udp.rs`
+//! Read next: `poller.rs` (readiness), `ring.rs` (completion), `listener.rs` (accepting), `local.rs` (the same
+//! in the file system), `socket.rs` (bytes), `udp.rs`
 //! (datagrams, by `batch.rs`), `nudge.rs` (waiting for one socket), `os.rs` (the machine), `process.rs` (what other
 //! processes use of it), `children.rs` (child processes), `companion.rs` (other programs), `shared.rs`, `futex.rs` and `file.rs` (memory that processes
 //! share, sleeping on it, and its files).
@@ -15,6 +16,7 @@ pub mod companion;
 pub mod file;
 pub mod futex;
 pub mod listener;
+pub mod local;
 pub mod nudge;
 pub mod os;
 pub mod poller;
