@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// How an engine schedules and what it may hold. Fixed for the life of the process, but for the workers of an engine that
-/// resizes, and for the timeouts and the number of connections in [`Limits`].
+/// resizes, for [`Tuning`], and for the timeouts and the number of connections in [`Limits`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Read by the engine at start: threads that run turns, to begin with where the engine resizes. Default: the cores that
@@ -79,6 +79,19 @@ pub struct Limits {
     /// Read when a drain begins: how long it waits for sessions to end. Default [`DRAIN_TIMEOUT`]. A reload may change
     /// it.
     pub drain_timeout: Duration,
+}
+
+/// How an engine schedules, as far as that can be changed while it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// See [`Settings::batch`].
+    pub batch: usize,
+    /// See [`Settings::spin`].
+    pub spin: Duration,
+    /// See [`Settings::budget_bytes`].
+    pub budget_bytes: usize,
+    /// See [`Settings::low_water`].
+    pub low_water: LowWater,
 }
 
 /// When a poller that has parked, because the workers have enough to do, polls again.
@@ -212,6 +225,19 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Half of the ten seconds that container managers commonly grant before they kill.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Settings {
+    /// What of these can be changed while an engine runs, beside the limits.
+    pub fn tuning(&self) -> Tuning {
+        let Settings { batch, spin, budget_bytes, low_water, .. } = *self;
+        Tuning { batch, spin, budget_bytes, low_water }
+    }
+
+    /// Changes that.
+    pub fn set_tuning(&mut self, Tuning { batch, spin, budget_bytes, low_water }: Tuning) {
+        (self.batch, self.spin, self.budget_bytes, self.low_water) = (batch, spin, budget_bytes, low_water);
+    }
+}
 
 impl Limits {
     /// The `idle_timeout` of somebody who wants none.

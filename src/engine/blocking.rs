@@ -15,6 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use super::attendance::Listed;
 use super::common::Common;
 use super::connection::{Calls, Connection};
 use super::endpoint::{Endpoint, Outcome};
@@ -62,8 +63,9 @@ impl Rouse for Bed {
     }
 }
 
-/// Serves the session until it ends, and says how it did; the caller ends it.
-pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Connection) -> Closed {
+/// Serves the session until it ends, and says how it did; the caller ends it. `listed` is where others see it, and say that
+/// it is to end.
+pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Connection, listed: &Listed) -> Closed {
     let now_tick = || Clock::tick_of(common.clock.now_ns());
     let tick = AtomicU32::new(now_tick());
     let ticks = Ticks::beginning(now_tick());
@@ -84,10 +86,14 @@ pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Con
         if connection.session.has_news() {
             reasons |= Reasons::POSTED;
         }
+        if listed.is_killed() {
+            reasons |= Reasons::KILL;
+        }
         if reasons.intersects(Reasons::READABLE | Reasons::WRITABLE | Reasons::READ_ON) {
             ticks.last_ready.store(tick.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         let end = turns.run(connection, &mut Calls, &ticks, reasons, &tick, None);
+        listed.add(turns.moved);
         calls.append(&mut turns.placed);
         reasons = match (end, calls.pop_front()) {
             (TurnEnd::Closed(closed), _) => return closed,

@@ -2,8 +2,8 @@
 //! the orders in force, how many sessions are open, and a desk for each front.
 //!
 //! A [`Desk`] is where other threads reach a front: they leave an errand there and ring. [`Orders`] are what every
-//! session is to know, however it is served: they are three words of atomics, so that they can lie in memory that
-//! processes share.
+//! session is to know, however it is served, and what can be tuned: a few words of atomics, so that they can lie in memory
+//! that processes share.
 //!
 //! Invariant *books-balance*: who enters leaves once: [`Common::enter`] counts a connection before anything is made of
 //! it, and whoever ends it, or cannot begin it, counts it out. Read next: `front.rs`, which accepts.
@@ -21,7 +21,7 @@ use super::needs::Needs;
 use super::parking::Doze;
 use super::{Change, Command, Served, Start};
 use crate::clock::Clock;
-use crate::config::{Limits, MAX_WORKERS, Settings};
+use crate::config::{Limits, LowWater, MAX_WORKERS, Settings, Tuning};
 use crate::error::Error;
 use crate::jobs::Jobs;
 use crate::metrics::counters::PollCounters;
@@ -34,6 +34,8 @@ pub(super) struct Common {
     pub(super) settings: Settings,
     /// What the services that it carries need of it.
     pub(super) needs: Needs,
+    /// Names of services, if somebody may ask who is here; there a service is known by its place in this list.
+    pub(super) services: Box<[&'static str]>,
     pub(super) clock: Clock,
     /// Where calls for the pool of the processors go; none if this engine runs them itself.
     pub(super) jobs: Option<Jobs>,
@@ -54,6 +56,7 @@ impl Common {
     pub(super) fn new(start: &mut Start, desks: usize) -> Result<Common, Error> {
         let (settings, needs) = (start.settings.clone(), std::mem::take(&mut start.needs));
         let jobs = start.has_jobs.then(|| Jobs::new(settings.jobs, settings.job_backlog));
+        let services = start.service_names.clone().into();
         let mut endpoints = std::mem::take(&mut start.endpoints).into_iter();
         let made = Growing::new(MAX_WORKERS);
         for _ in 0..desks {
@@ -62,9 +65,11 @@ impl Common {
         let desks = made;
         let orders = Shared::<Orders>::new(1).map_err(|reason| Error::resource("share memory", reason))?;
         orders[0].set_timeouts(&settings.limits);
+        orders[0].tune(&settings.tuning());
         Ok(Common {
             settings,
             needs,
+            services,
             clock: start.clock,
             jobs,
             orders,
@@ -99,6 +104,7 @@ impl Common {
                 self.orders().go_on_to(Stage::Killed);
             }
             Command::Limit(limits) => self.orders().set_timeouts(limits),
+            Command::Tune(tuning) => self.orders().tune(tuning),
         }
         self.desks.iter().for_each(|desk| desk.leave(Errand::Tell(command.clone())));
     }
@@ -195,6 +201,11 @@ impl Common {
         }
     }
 
+    /// Whether somebody may ask who is here.
+    pub(super) fn is_attended(&self) -> bool {
+        !self.services.is_empty()
+    }
+
     /// Connections that are open.
     pub(super) fn live(&self) -> usize {
         self.live.load(Ordering::SeqCst)
@@ -239,7 +250,17 @@ pub(super) struct Orders {
     /// When the drain is over, by the engine's clock; 0 before it begins. A session that waits for itself needs nobody to
     /// tell it.
     over_ns: AtomicU64,
+    /// What of [`Tuning`] concerns whoever waits and whoever runs turns; each is read where it is needed, by one load.
+    batch: AtomicUsize,
+    spin_ns: AtomicU64,
+    budget_bytes: AtomicUsize,
+    /// A depth, or one of the two above all depths.
+    low_water: AtomicUsize,
 }
+
+/// How [`LowWater`] is kept in one word.
+const LOW_WATER_AUTO: usize = usize::MAX;
+const LOW_WATER_OFF: usize = usize::MAX - 1;
 
 // SAFETY: atomics only, for which all zeroes is a value: nothing ordered yet.
 #[allow(unsafe_code, reason = "memory shared with child processes")]
@@ -251,6 +272,42 @@ impl Orders {
         self.write_ticks.store(Clock::ticks(limits.write_timeout), Ordering::Relaxed);
         let drain_ns = u64::try_from(limits.drain_timeout.as_nanos()).unwrap_or(u64::MAX);
         self.drain_ns.store(drain_ns, Ordering::Relaxed);
+    }
+
+    pub(super) fn tune(&self, &Tuning { batch, spin, budget_bytes, low_water }: &Tuning) {
+        let low_water = match low_water {
+            LowWater::Auto => LOW_WATER_AUTO,
+            LowWater::Off => LOW_WATER_OFF,
+            LowWater::At(depth) => depth,
+        };
+        self.batch.store(batch, Ordering::Relaxed);
+        self.spin_ns.store(u64::try_from(spin.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.budget_bytes.store(budget_bytes, Ordering::Relaxed);
+        self.low_water.store(low_water, Ordering::Relaxed);
+    }
+
+    /// Ready sessions that a wait takes at the most.
+    pub(super) fn batch(&self) -> usize {
+        self.batch.load(Ordering::Relaxed)
+    }
+
+    /// For how long an idle worker looks for work before it sleeps.
+    pub(super) fn spin_ns(&self) -> u64 {
+        self.spin_ns.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that a turn moves at the most.
+    pub(super) fn budget_bytes(&self) -> usize {
+        self.budget_bytes.load(Ordering::Relaxed)
+    }
+
+    /// When a parked poller polls again.
+    pub(super) fn low_water(&self) -> LowWater {
+        match self.low_water.load(Ordering::Relaxed) {
+            LOW_WATER_AUTO => LowWater::Auto,
+            LOW_WATER_OFF => LowWater::Off,
+            depth => LowWater::At(depth),
+        }
     }
 
     pub(super) fn idle_ticks(&self) -> u32 {
@@ -374,5 +431,23 @@ impl Desk {
     pub(super) fn take_errands(&self) -> VecDeque<Errand> {
         self.has_errands.store(false, Ordering::SeqCst);
         std::mem::take(&mut *self.errands.lock().expect("no thread panics while it holds this lock"))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn orders_tell_what_was_tuned() {
+        let orders = Shared::<Orders>::new(1).expect("there is memory");
+        for low_water in [LowWater::Auto, LowWater::Off, LowWater::At(0), LowWater::At(1 << 20)] {
+            let tuning = Tuning { batch: 3, spin: Duration::from_micros(5), budget_bytes: 7, low_water };
+            orders[0].tune(&tuning);
+            let told = (orders[0].batch(), orders[0].spin_ns(), orders[0].budget_bytes(), orders[0].low_water());
+            assert_eq!(told, (3, 5_000, 7, low_water));
+        }
     }
 }

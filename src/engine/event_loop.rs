@@ -83,6 +83,7 @@ pub(super) fn run<F: LoopFloor>(one: &Loop, mut front: Front<F>) {
     while !front.is_drained() {
         // Who wants another turn has it after those who have become ready meanwhile.
         let is_busy = !front.floor.sessions().ready.is_empty();
+        batch.set_capacity(reactor.common.orders().batch());
         front.wait(&mut batch, is_busy.then_some(Duration::ZERO));
         let ready = &mut front.floor.sessions().ready;
         for _ in 0..ready.len() {

@@ -422,6 +422,8 @@ impl<F: Floor> Front<F> {
                     self.floor.handle_timeouts(self.now_ns);
                     self.set_alarm();
                 }
+                // It was in the orders; whoever waits has been woken, and finds it there.
+                Errand::Tell(Command::Tune(_)) => {}
                 Errand::Listen(changes) => {
                     self.deferred.extend(changes);
                     self.change_listeners();

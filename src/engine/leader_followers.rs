@@ -31,10 +31,11 @@ use super::common::Common;
 use super::crew::{Crew, Hand};
 use super::front::Front;
 use super::parking::IdleStack;
+use super::reactor::listing::{kill_in_tables, list_tables};
 use super::reactor::{Reactor, Request, Sessions};
 use super::roster::{Place, Roster};
 use super::turns::Turns;
-use super::{Change, Command, Entry, Hearing, InForce, Running, Start, anywhere, carries_all};
+use super::{Change, Command, Entry, Hearing, InForce, Running, Seen, Start, anywhere, carries_all};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
 use crate::metrics::summary::{Summary, TurnSummary};
@@ -204,6 +205,9 @@ impl<'a> Member<'a> {
         if !is_over {
             // Told before it took the role, it may not wait: whoever led then has heard the ring.
             let is_busy = !self.found.is_empty() || !front.floor.ready.is_empty() || self.place.is_to_go();
+            if all_brief {
+                self.batch.set_capacity(shared.common.orders().batch());
+            }
             front.wait(&mut self.batch, is_busy.then_some(Duration::ZERO));
             // Others may serve what a turn or a call that takes long would hold up.
             let found = if all_brief { front.floor.ready.len() } else { front.floor.ready.len().min(1) };
@@ -297,6 +301,14 @@ impl Running for LeaderFollowers {
             turns.add_known(TurnSummary::of([&place.counters], OWN_TURNS));
         }
         summary
+    }
+
+    fn sessions(&self, from: u64, most: usize, seen: &mut Vec<Seen>) -> Option<u64> {
+        list_tables(&[&*self.shared.reactor], from, most, seen)
+    }
+
+    fn kill(&self, id: u64) -> bool {
+        kill_in_tables(&[&*self.shared.reactor], id)
     }
 
     fn join(&self, _hearing: Option<Hearing<'_>>) {

@@ -10,8 +10,9 @@ use super::common::Common;
 use super::crew::{Crew, Hand};
 use super::growing::Growing;
 use super::reactor::Reactor;
+use super::reactor::listing::{kill_in_tables, list_tables};
 use super::turns::Turns;
-use super::{Change, Command, Hearing, Running, Start};
+use super::{Change, Command, Hearing, Running, Seen, Start};
 use crate::config::{MAX_WORKERS, Settings};
 use crate::error::Error;
 use crate::metrics::counters::{Count, TurnCounters};
@@ -113,6 +114,10 @@ impl Loops {
         }))
     }
 
+    fn reactors(&self) -> Vec<&Reactor> {
+        self.all.iter().map(|one| &*one.reactor).collect()
+    }
+
     fn books(&self) -> Books<'_> {
         Books {
             engine: self.engine,
@@ -138,6 +143,14 @@ impl Running for Loops {
 
     fn summary(&self) -> Summary {
         self.books().summary()
+    }
+
+    fn sessions(&self, from: u64, most: usize, seen: &mut Vec<Seen>) -> Option<u64> {
+        list_tables(&self.reactors(), from, most, seen)
+    }
+
+    fn kill(&self, id: u64) -> bool {
+        kill_in_tables(&self.reactors(), id)
     }
 
     fn join(&self, _hearing: Option<Hearing<'_>>) {

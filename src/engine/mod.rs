@@ -10,6 +10,7 @@
 //! has least to say, and from there what it uses; then `pool/README.md`.
 
 mod accept;
+mod attendance;
 mod blocking;
 mod books;
 mod common;
@@ -43,7 +44,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::config::{EngineInfo, Limits, Scheme, Settings};
+use crate::config::{EngineInfo, Limits, Scheme, Settings, Tuning};
 use crate::error::Error;
 use crate::metrics::summary::Summary;
 use crate::net::listener::Listener;
@@ -90,9 +91,11 @@ pub const ENGINES: &[EngineInfo] = &{
 };
 
 /// What an engine carries whose sessions live in one process and run beside each other.
-fn carries_all(_service: &str, scheme: Scheme) -> Result<(), &'static str> {
+fn carries_all(service: &str, scheme: Scheme) -> Result<(), &'static str> {
     match scheme {
         Scheme::Tcp | Scheme::Udp => Ok(()),
+        // Answered beside the engine, by the thread that hears signals.
+        Scheme::Unix if service == "console" => Ok(()),
         Scheme::Unix => Err("it carries tcp and udp only"),
     }
 }
@@ -140,6 +143,8 @@ pub struct Start {
     needs: Needs,
     /// Whether there may be threads for jobs.
     has_jobs: bool,
+    /// Of all services that may ever be carried, if somebody may ask who is here; none otherwise.
+    service_names: Vec<&'static str>,
 }
 
 impl Start {
@@ -154,7 +159,15 @@ impl Start {
         let needs = Needs::default();
         listeners.iter().for_each(|served| needs.add(&*served.service));
         endpoints.iter().for_each(|endpoint| needs.add(endpoint.service()));
-        Start { settings, listeners, endpoints: vec![endpoints], most_sessions, clock, needs, has_jobs: true }
+        let (endpoints, service_names) = (vec![endpoints], Vec::new());
+        Start { settings, listeners, endpoints, most_sessions, clock, needs, has_jobs: true, service_names }
+    }
+
+    /// The same for an engine that is to be asked for its [sessions](Running::sessions), by somebody who knows services by
+    /// these names.
+    pub fn attended(mut self, services: Vec<&'static str>) -> Start {
+        self.service_names = services;
+        self
     }
 
     /// As many endpoints of each kind as there are desks, all on the port of the first.
@@ -180,6 +193,27 @@ pub enum Command {
     Stop,
     /// Go on with these limits.
     Limit(Limits),
+    /// Go on scheduling like this.
+    Tune(Tuning),
+}
+
+/// A session that is open, as others than its owner see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Names it for as long as it is open, and no other for very much longer.
+    pub id: u64,
+    /// The service.
+    pub service: &'static str,
+    /// Who it is, where the engine knows.
+    pub peer: Option<SocketAddr>,
+    /// How long it has been open.
+    pub age_ns: u64,
+    /// Bytes that have come, up to its last turn.
+    pub read_bytes: u64,
+    /// Bytes that have gone, up to its last turn.
+    pub written_bytes: u64,
+    /// What it does, in a word.
+    pub state: &'static str,
 }
 
 /// What becomes of a listener while the engine serves.
@@ -238,6 +272,17 @@ pub trait Running: Send + Sync {
     /// The system refuses what the new listeners need: then there are the old ones, as they were.
     fn listen(&self, _changes: Vec<Change>) -> Result<(), Error> {
         unreachable!("whoever changes the listeners has asked whether that can be")
+    }
+
+    /// Adds sessions that are open to `seen`, about `most` of them, beginning at the place `from`. The place to go on from;
+    /// None when all have been looked at.
+    fn sessions(&self, _from: u64, _most: usize, _seen: &mut Vec<Seen>) -> Option<u64> {
+        None
+    }
+
+    /// Ends the session of this id; whether there is one.
+    fn kill(&self, _id: u64) -> bool {
+        false
     }
 
     /// The counters now; any thread, any time.

@@ -144,7 +144,7 @@ fn serve(one: &Loop, mut front: Front<Completions>) {
         front.get_up();
         let now_ns = common.clock.now_ns();
         front.floor.handle_wait(now_ns);
-        let events = front.floor.take(common.settings.batch, now_ns);
+        let events = front.floor.take(common.orders().batch(), now_ns);
         front.count_wait(events);
         for (listener, socket, goes_on) in mem::take(&mut front.floor.accepted) {
             front.handle_accepted(listener, socket, goes_on, now_ns);

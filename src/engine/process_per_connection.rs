@@ -19,8 +19,7 @@ use std::sync::Arc;
 
 use super::common::{Common, Stage};
 use super::front::{Arrival, Floor, Front, Refusal};
-use super::processes::{Parent, ProcessFloor, Processes, serve_one};
-use super::scoreboard::Own;
+use super::processes::{Parent, Post, ProcessFloor, Processes, serve_one};
 use super::turns::Turns;
 use super::{Entry, anywhere, carries_apart};
 use crate::config::{AtOnce, EngineInfo};
@@ -62,12 +61,13 @@ struct Forks {
 }
 
 /// The child: serves its one client.
-fn serve_client(common: &Common, own: Own<'_>, arrival: Arrival) {
+fn serve_client(common: &Common, post: Post<'_>, arrival: Arrival) {
+    let own = post.own;
     own.ready();
     let stages = StageRecorder::default();
     let budget = Budget::new(common.settings.limits.max_buffer_bytes);
     let mut turns = Turns::new(common, &budget, own.turns(), &stages);
-    serve_one(common, own, &mut turns, arrival);
+    serve_one(common, post, &mut turns, arrival);
 }
 
 impl Floor for Forks {
@@ -76,9 +76,9 @@ impl Floor for Forks {
         let index = self.processes.board.take().ok_or_else(|| over_limit("there are no more places".to_owned()))?;
         // In the books before there is a process that could be killed.
         self.processes.board.own(index).begin(now_ns);
-        let started = self.processes.start(index, now_ns, |common, own| {
+        let started = self.processes.start(index, now_ns, |common, post| {
             close_all_but(&[arrival.socket.as_fd()]).expect("descriptors can be closed");
-            serve_client(common, own, arrival);
+            serve_client(common, post, arrival);
         });
         started.map(|()| None).map_err(|reason| {
             self.processes.board.cancel(index);

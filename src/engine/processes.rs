@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use log::{info, warn};
 
+use super::attendance::{Listed, Who, list};
 use super::blocking::{Bed, serve};
 use super::books::Books;
 use super::common::{Common, Stage};
@@ -28,7 +29,7 @@ use super::connection::Connection;
 use super::front::{Arrival, FIRST_FLOOR_KEY, Floor, Front};
 use super::scoreboard::{Left, Own, Scoreboard, State};
 use super::turns::Turns;
-use super::{Change, Command, Hearing, Running};
+use super::{Change, Command, Hearing, Running, Seen};
 use crate::error::Error;
 use crate::logging;
 use crate::metrics::counters::TurnCounters;
@@ -36,6 +37,7 @@ use crate::metrics::summary::{ProcessSummary, Summary};
 use crate::net::children::{Child, Ended, Fork, Signal, exit_child, fork};
 use crate::net::nudge::listen_for_nudges;
 use crate::net::poller::Batch;
+use crate::net::shared::Shared;
 use crate::session::mailbox::Rouse;
 
 /// How often children that have done nothing are nudged; one that has done nothing by the next time hangs.
@@ -54,6 +56,8 @@ const PANICKED: i32 = 101;
 pub(super) struct Processes {
     pub(super) common: Arc<Common>,
     pub(super) board: Scoreboard,
+    /// The sessions of the children, by slot of the scoreboard. Written by the child; by the parent once it is gone.
+    listed: Shared<Listed>,
     /// By slot of the scoreboard.
     children: Vec<Option<Kept>>,
     /// When those that hang are looked for.
@@ -90,6 +94,7 @@ impl Processes {
         Ok(Processes {
             common: Arc::clone(common),
             board: Scoreboard::new(most)?,
+            listed: Shared::new(most)?,
             children: (0..most).map(|_| None).collect(),
             look_ns: common.clock.now_ns() + nanoseconds(LOOK_EVERY),
             kill_ns: None,
@@ -99,13 +104,13 @@ impl Processes {
 
     /// Makes a child, which runs `run` and ends; `run` first closes what it does not need. `index` was taken from the
     /// scoreboard and is the caller's again when there is an error.
-    pub(super) fn start(&mut self, index: usize, now_ns: u64, run: impl FnOnce(&Common, Own<'_>)) -> io::Result<()> {
+    pub(super) fn start(&mut self, index: usize, now_ns: u64, run: impl FnOnce(&Common, Post<'_>)) -> io::Result<()> {
         match fork()? {
             Fork::Child => {
                 let body = || {
                     logging::forget();
                     listen_for_nudges().expect("a signal that exists can be handled");
-                    run(&self.common, self.board.own(index));
+                    run(&self.common, Post { own: self.board.own(index), listed: &self.listed[index], index });
                 };
                 let code = if catch_unwind(AssertUnwindSafe(body)).is_ok() { 0 } else { PANICKED };
                 logging::drain();
@@ -141,6 +146,7 @@ impl Processes {
         let kept = self.children[index].take().expect("it was there above");
         self.common.desks[0].poller.forget(kept.child.as_fd()).expect("a child is watched until it is reaped");
         let left = self.board.reap(index, now_ns);
+        self.listed[index].end();
         if ended != Ended::Code(0) {
             warn!("process {} {ended}; sessions lost with it: {}", kept.child.pid(), left.lost);
         }
@@ -222,6 +228,21 @@ impl Processes {
         (0..self.children.len()).filter(|index| self.children[*index].is_some()).filter(is_idle)
     }
 
+    fn list(&self, from: u64, most: usize, seen: &mut Vec<Seen>) -> Option<u64> {
+        let now_ns = self.common.clock.now_ns();
+        list(&self.listed[..self.children.len()], from, most, seen, |listed| listed.read(&self.common.services, now_ns))
+    }
+
+    fn kill(&self, id: u64) -> bool {
+        let index = Listed::place_of(id);
+        let Some(kept) = self.children.get(index).and_then(Option::as_ref) else { return false };
+        let is_here = self.listed[index].kill(id);
+        if is_here {
+            nudge(&kept.child);
+        }
+        is_here
+    }
+
     fn summary(&self, now_ns: u64) -> ProcessSummary {
         let tally = self.board.tally(now_ns);
         ProcessSummary {
@@ -235,20 +256,37 @@ impl Processes {
     }
 }
 
+/// A child's places in the memory that it shares with its parent.
+#[derive(Clone, Copy)]
+pub(super) struct Post<'a> {
+    /// On the scoreboard.
+    pub(super) own: Own<'a>,
+    /// Among the sessions.
+    listed: &'a Listed,
+    /// Their number.
+    index: usize,
+}
+
 /// Serves one session in a child whose slot counts it already, to its end.
-pub(super) fn serve_one(common: &Common, own: Own<'_>, turns: &mut Turns<'_>, arrival: Arrival) {
+pub(super) fn serve_one(common: &Common, post: Post<'_>, turns: &mut Turns<'_>, arrival: Arrival) {
+    let Post { own, listed, index } = post;
     let bed = Arc::new(Bed::default());
+    if common.is_attended() {
+        listed.begin(index, Who::of(&arrival, &common.services), common.clock.now_ns());
+    }
     match Connection::begin(arrival, 0, Arc::clone(&bed) as Arc<dyn Rouse>) {
         Ok(mut connection) => {
             bed.enter();
-            let closed = serve(common, turns, &mut connection);
+            let closed = serve(common, turns, &mut connection, listed);
             bed.leave();
+            listed.end();
             let (closed, socket) = turns.finish(connection, closed);
             own.end(closed, common.clock.now_ns());
             // Who sees the end of the connection finds it counted.
             drop(socket);
         }
         Err((closed, reason)) => {
+            listed.end();
             own.end(closed, common.clock.now_ns());
             warn!("a connection was closed at once: {reason}");
         }
@@ -318,6 +356,14 @@ impl<F: ProcessFloor> Running for Parent<F> {
             summary.processes = Some(processes.summary(self.common.clock.now_ns()));
             summary
         })
+    }
+
+    fn sessions(&self, from: u64, most: usize, seen: &mut Vec<Seen>) -> Option<u64> {
+        self.front.lock().expect("no panic while held").floor.processes().list(from, most, seen)
+    }
+
+    fn kill(&self, id: u64) -> bool {
+        self.front.lock().expect("no panic while held").floor.processes().kill(id)
     }
 
     fn join(&self, mut hearing: Option<Hearing<'_>>) {

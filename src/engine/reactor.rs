@@ -13,7 +13,9 @@
 //!
 //! Invariant *last-act*: the last thing that a turn does with a session is to release, requeue or close it; after that
 //! only its key is touched. The whole argument is in `pool/README.md`. Read next: `event_loop.rs`, the smallest engine on
-//! top of it; `turns.rs` for what happens within a turn.
+//! top of it; `turns.rs` for what happens within a turn; `reactor/listing.rs`, who is here.
+
+pub(super) mod listing;
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,6 +26,7 @@ use std::time::Duration;
 
 use log::warn;
 
+use super::attendance::{Attendance, Who};
 use super::common::{Common, Desk, Stage};
 use super::connection::{Calls, Connection, Wire};
 use super::front::{Arrival, Floor, Refusal, endpoint_key};
@@ -127,6 +130,9 @@ pub(super) struct Reactor {
     pub(super) budget: Arc<Budget>,
     /// Filled by the front's thread; a slot's content belongs to its claim.
     pub(super) table: Table<Connection>,
+    /// What others may know of its sessions, if somebody may ask. A record is written by the front's thread, before it fills
+    /// the slot of that index, and then by claims.
+    attendance: Option<Attendance>,
     /// Sessions in the state *queued* that wait for memory instead of for a thread. `budget.awaited` says that there
     /// are some; written under this lock.
     starving: Mutex<VecDeque<Request>>,
@@ -154,6 +160,7 @@ impl Reactor {
             number,
             budget: Budget::new(buffer_bytes),
             table: Table::new(most_sessions),
+            attendance: common.is_attended().then(|| Attendance::new(most_sessions)),
             starving: Mutex::new(VecDeque::new()),
             left: Mutex::new(Vec::new()),
             has_left: AtomicBool::new(false),
@@ -267,6 +274,9 @@ impl Reactor {
         let mut wire = wiring.wire(key);
         let end = turns.run(&mut claim, &mut wire, ticks, reasons, &self.now.0, seen_ns);
         drop(wire);
+        if let Some(attendance) = &self.attendance {
+            attendance.record(key.index()).add(turns.moved);
+        }
         match end {
             TurnEnd::Closed(closed) => {
                 wiring.end(turns, key, claim.close(), closed);
@@ -391,6 +401,9 @@ impl Sessions {
         let vacancy = vacancy.ok_or_else(|| over_limit("there are no more slots for sessions".to_owned()))?;
         let key = vacancy.key();
         let speaks_first = arrival.service.speaks_first();
+        if let Some(attendance) = &reactor.attendance {
+            attendance.record(key.index()).begin(Who::of(&arrival, &reactor.common.services), now_ns);
+        }
         let connection = Connection::begin(arrival, key.to_u64(), Arc::clone(&self.reactor) as Arc<dyn Rouse>)?;
         let has_mail = connection.session.address().is_some();
         let stage = reactor.common.orders().stage(now_ns);

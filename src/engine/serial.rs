@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use super::attendance::Listed;
 use super::blocking::{Bed, serve};
 use super::books::Books;
 use super::common::{Common, Stage};
@@ -129,7 +130,8 @@ impl Floor for Client {
         let Shared { common, budget, counters, stages, bed } = &*self.shared;
         let mut turns = Turns::new(common, budget, counters, stages).keeping_none();
         let mut connection = Connection::begin(arrival, 0, Arc::clone(bed) as Arc<dyn Rouse>)?;
-        let closed = serve(common, &mut turns, &mut connection);
+        // Nobody asks: it carries no console.
+        let closed = serve(common, &mut turns, &mut connection, &Listed::default());
         turns.end(connection, closed);
         Ok(None)
     }

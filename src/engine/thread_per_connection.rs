@@ -20,6 +20,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::Builder;
 
+use super::attendance::{Listed, Who, list};
 use super::blocking::{Bed, answer, serve};
 use super::books::Books;
 use super::common::{Common, Stage};
@@ -27,7 +28,7 @@ use super::connection::Connection;
 use super::crew::{Crew, Hand, or_abort};
 use super::front::{Arrival, Floor, Front, Refusal};
 use super::turns::Turns;
-use super::{Change, Command, Entry, Hearing, Running, Start, anywhere, carries_all};
+use super::{Change, Command, Entry, Hearing, Running, Seen, Start, anywhere, carries_all};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
 use crate::metrics::counters::TurnCounters;
@@ -76,13 +77,17 @@ struct Place {
     counters: TurnCounters,
     stages: StageRecorder,
     bed: Arc<Bed>,
+    /// Which of all places it is.
+    number: usize,
+    /// The session here.
+    listed: Listed,
 }
 
 impl Shared {
     fn take_place(&self) -> Arc<Place> {
         let mut places = self.places.lock().expect("no thread panics while it holds this lock");
         places.free.pop().unwrap_or_else(|| {
-            let place = Arc::new(Place::default());
+            let place = Arc::new(Place { number: places.all.len(), ..Place::default() });
             places.all.push(Arc::clone(&place));
             place
         })
@@ -171,16 +176,21 @@ struct Threads {
 }
 
 impl Floor for Threads {
-    fn admit(&mut self, arrival: Arrival, _now_ns: u64) -> Result<Option<u64>, Refusal> {
+    fn admit(&mut self, arrival: Arrival, now_ns: u64) -> Result<Option<u64>, Refusal> {
         let (shared, place) = (Arc::clone(&self.shared), self.shared.take_place());
+        let who = self.shared.common.is_attended().then(|| Who::of(&arrival, &self.shared.common.services));
         let begun = Connection::begin(arrival, 0, Arc::clone(&place.bed) as Arc<dyn Rouse>);
         let mut connection = begun.inspect_err(|_| shared.give_place_back(Arc::clone(&place)))?;
+        if let Some(who) = who {
+            place.listed.begin(place.number, who, now_ns);
+        }
         let (own, present) = (Arc::clone(&place), self.present.clone());
         let body = move || {
             or_abort(move || {
                 own.bed.enter();
                 let mut turns = Turns::new(&shared.common, &shared.budget, &own.counters, &own.stages).keeping_none();
-                let closed = serve(&shared.common, &mut turns, &mut connection);
+                let closed = serve(&shared.common, &mut turns, &mut connection, &own.listed);
+                own.listed.end();
                 turns.end(connection, closed);
                 own.bed.leave();
                 shared.give_place_back(own);
@@ -191,6 +201,7 @@ impl Floor for Threads {
         match started {
             Ok(_) => Ok(None),
             Err(reason) => {
+                place.listed.end();
                 self.shared.give_place_back(place);
                 Err((Closed::OverLimit, format!("no thread can be had for it: {reason}")))
             }
@@ -219,6 +230,18 @@ impl Running for ThreadPerConnection {
 
     fn summary(&self) -> Summary {
         self.with_books(|books| books.summary_of_many())
+    }
+
+    fn sessions(&self, from: u64, most: usize, seen: &mut Vec<Seen>) -> Option<u64> {
+        let common = &self.shared.common;
+        let now_ns = common.clock.now_ns();
+        list(&self.shared.all_places(), from, most, seen, |place| place.listed.read(&common.services, now_ns))
+    }
+
+    fn kill(&self, id: u64) -> bool {
+        let places = self.shared.all_places();
+        let place = places.get(Listed::place_of(id)).filter(|place| place.listed.kill(id));
+        place.inspect(|place| place.bed.nudge()).is_some()
     }
 
     fn join(&self, _hearing: Option<Hearing<'_>>) {

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use log::error;
 
+use super::attendance::Moved;
 use super::common::{Common, Stage};
 use super::connection::{Connection, Wire};
 use super::endpoint::Endpoint;
@@ -41,6 +42,8 @@ pub(super) struct Turns<'a> {
     calls: Vec<Box<dyn Call>>,
     /// The same with the way back, for the engine to take.
     pub(super) placed: VecDeque<Placed>,
+    /// What the last turn has moved.
+    pub(super) moved: Moved,
     /// Free rings are left to other threads whenever this one may wait for long.
     keeps_none: bool,
 }
@@ -68,7 +71,8 @@ impl<'a> Turns<'a> {
     ) -> Turns<'a> {
         let leases = Leases::new(common.settings.ring_bytes, Arc::clone(budget));
         let (calls, placed) = (Vec::new(), VecDeque::new());
-        Turns { common, leases, counters, stages, worker: None, calls, placed, keeps_none: false }
+        let moved = Moved::default();
+        Turns { common, leases, counters, stages, worker: None, calls, placed, moved, keeps_none: false }
     }
 
     /// The same for a thread that has a number among those that run turns.
@@ -184,6 +188,7 @@ impl<'a> Turns<'a> {
         moment: Moment,
     ) -> TurnEnd {
         if reasons.intersects(Reasons::KILL | Reasons::DRAIN_OVER) {
+            self.moved = Moved::default();
             let killed = reasons.intersects(Reasons::KILL);
             return TurnEnd::Closed(if killed { Closed::Killed } else { Closed::Drained });
         }
@@ -232,7 +237,7 @@ impl<'a> Turns<'a> {
     ) -> Turn {
         let mut tally = Tally::default();
         let (leases, calls) = (&mut self.leases, &mut self.calls);
-        let budget_bytes = self.common.settings.budget_bytes;
+        let budget_bytes = self.common.orders().budget_bytes();
         let Connection { session, socket, .. } = connection;
         let parallel = self.common.jobs.as_ref().map(|jobs| jobs as &dyn Parallel);
         let mut means = Means { leases, budget_bytes, moment, parallel, tally: &mut tally, calls };
@@ -241,6 +246,7 @@ impl<'a> Turns<'a> {
             error!("a session's service panicked; the session ends");
             TurnEnd::Closed(Closed::Panicked)
         });
+        self.moved = Moved { read_bytes: tally.read_bytes, written_bytes: tally.written_bytes };
         let counters = self.counters;
         counters.read_bytes.add(tally.read_bytes);
         counters.written_bytes.add(tally.written_bytes);

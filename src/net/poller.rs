@@ -42,12 +42,20 @@ pub struct Ready {
 /// What one wait collected.
 pub struct Batch {
     events: Vec<epoll::Event>,
+    capacity: usize,
 }
 
 impl Batch {
     /// Room for `capacity` events per wait.
     pub fn new(capacity: usize) -> Batch {
-        Batch { events: Vec::with_capacity(capacity) }
+        Batch { events: Vec::with_capacity(capacity), capacity }
+    }
+
+    /// Makes room for so many from the next wait on.
+    pub fn set_capacity(&mut self, capacity: usize) {
+        if self.capacity != capacity {
+            *self = Batch::new(capacity);
+        }
     }
 
     /// How many events one wait may bring, at the least.
@@ -223,6 +231,24 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
+
+    #[test]
+    fn a_wait_takes_as_many_as_there_is_room_for() {
+        let poller = Poller::new().expect("there are descriptors");
+        let sockets: Vec<UdpSocket> =
+            (0..5).map(|_| UdpSocket::bind("127.0.0.1:0").expect("there is a port")).collect();
+        for (key, socket) in (1 << 32..).zip(&sockets) {
+            socket.connect(socket.local_addr().expect("it is bound")).expect("it may talk to itself");
+            poller.watch_edge(socket.as_fd(), key).expect("there is memory");
+            socket.send(b"x").expect("somebody is there");
+        }
+        let mut batch = Batch::new(2);
+        for (capacity, found) in [(2, 2), (1, 1), (9, 2)] {
+            batch.set_capacity(capacity);
+            poller.wait(&mut batch, Some(Duration::ZERO)).expect("it can wait");
+            assert_eq!(batch.iter().count(), found, "of at most {capacity}");
+        }
+    }
 
     #[test]
     fn a_socket_that_is_turned_to_one_way_tells_at_once_what_is_so_already() {

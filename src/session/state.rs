@@ -103,6 +103,17 @@ pub enum Released {
     Again,
 }
 
+/// What a session is doing, to those who only look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// It waits for a reason.
+    Waits,
+    /// It has one, and waits for its turn.
+    Queued,
+    /// It has its turn.
+    Runs,
+}
+
 const PHASE: u64 = 0xff;
 const VACANT: u64 = 0;
 const IDLE: u64 = 1;
@@ -191,10 +202,16 @@ impl StateWord {
         assert_eq!(generation_of(before), generation, "one-owner: closed by its owner");
     }
 
-    /// The generation if a session lives here, for those who look at all slots.
-    pub(crate) fn live_generation(&self) -> Option<u32> {
+    /// The generation if a session lives here, and what that session is doing, for those who look at all slots.
+    pub(crate) fn live(&self) -> Option<(u32, Doing)> {
         let now = self.0.load(Ordering::Acquire);
-        (now & PHASE != VACANT).then(|| generation_of(now))
+        let doing = match now & PHASE {
+            VACANT => return None,
+            IDLE => Doing::Waits,
+            QUEUED => Doing::Queued,
+            _ => Doing::Runs,
+        };
+        Some((generation_of(now), doing))
     }
 }
 
@@ -235,16 +252,18 @@ mod tests {
     #[test]
     fn a_session_goes_round_from_vacant_to_vacant() {
         let word = StateWord::vacant(5);
-        assert_eq!((word.vacant_generation(), word.live_generation()), (5, None));
+        assert_eq!((word.vacant_generation(), word.live()), (5, None));
         word.open(5);
-        assert_eq!(word.live_generation(), Some(5));
+        assert_eq!(word.live(), Some((5, Doing::Waits)));
         assert_eq!(word.schedule(5, SOME), Scheduled::Enqueue);
+        assert_eq!(word.live(), Some((5, Doing::Queued)));
         assert_eq!(word.claim(5), SOME);
+        assert_eq!(word.live(), Some((5, Doing::Runs)));
         assert_eq!(word.release(5), Released::Idle);
         assert_eq!(word.schedule(5, OTHERS), Scheduled::Enqueue);
         assert_eq!(word.claim(5), OTHERS);
         word.close(5);
-        assert_eq!((word.vacant_generation(), word.live_generation()), (6, None));
+        assert_eq!((word.vacant_generation(), word.live()), (6, None));
     }
 
     #[test]

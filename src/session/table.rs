@@ -13,7 +13,7 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::OnceLock;
 
-use super::state::{Reasons, Released, Scheduled, StateWord};
+use super::state::{Doing, Reasons, Released, Scheduled, StateWord};
 use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::sync::{Mutex, UnsafeCell};
 
@@ -146,13 +146,24 @@ impl<T> Table<T> {
 
     /// The key of the session that lives in slot `index` now.
     pub fn key_at(&self, index: u32) -> Option<Key> {
-        let generation = self.slot_at(index as usize).state.live_generation()?;
-        Some(Key { index, generation })
+        self.look_at(index).map(|(key, _)| key)
+    }
+
+    /// The session that lives in slot `index` now, and what it is doing; nobody in a slot that was never used.
+    pub fn look_at(&self, index: u32) -> Option<(Key, Doing)> {
+        let slot = ((index as usize) < self.used()).then(|| self.slot_at(index as usize));
+        let (generation, doing) = slot?.state.live()?;
+        Some((Key { index, generation }, doing))
+    }
+
+    /// Slots that were ever used, which are the first ones.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Acquire)
     }
 
     /// Keys of all sessions that live now; sessions that open or end meanwhile may be missing or stale.
     pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
-        (0..self.used.load(Ordering::Acquire) as u32).filter_map(|index| self.key_at(index))
+        (0..self.used() as u32).filter_map(|index| self.key_at(index))
     }
 
     fn slot_at(&self, index: usize) -> &Slot<T> {

@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use super::wake_rule::{RECHECK, Scene, TIMED_TURNS, TurnWatch, WakeRule};
 use super::{NONE_LEFT, Shared};
-use crate::config::LowWater;
 use crate::engine::reactor::Request;
 use crate::engine::turns::Turns;
 
@@ -79,13 +78,13 @@ impl<'a> HandOff<'a> {
                 return;
             }
             let scene = self.wake_workers(backlog, queued);
-            let parks = self.shared.settings().low_water != LowWater::Off && self.rule.can_park(scene);
+            let Some(low_water) = self.shared.low_water().filter(|_| self.rule.can_park(scene)) else { return };
             let long_enough = parked_ns >= LONGEST_PARK.as_nanos() as u64;
-            if !parks || long_enough || self.shared.desk().has_errands() {
+            if long_enough || self.shared.desk().has_errands() {
                 return;
             }
-            parked_ns += self.park(self.shared.low_water, scene.idle > 0);
-            if is_at_most(self.shared.queue.len(), self.shared.low_water) {
+            parked_ns += self.park(low_water, scene.idle > 0);
+            if is_at_most(self.shared.queue.len(), low_water) {
                 return;
             }
         }

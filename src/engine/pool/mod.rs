@@ -26,10 +26,11 @@ use super::common::{Common, Desk};
 use super::crew::{Crew, Hand};
 use super::front::Front;
 use super::parking::{IdleStack, Seat};
+use super::reactor::listing::{kill_in_tables, list_tables};
 use super::reactor::{Reactor, Sessions};
 use super::roster::{Place, Roster};
 use super::turns::Turns;
-use super::{Change, Command, Entry, Hearing, InForce, Running, Start, anywhere, carries_all};
+use super::{Change, Command, Entry, Hearing, InForce, Running, Seen, Start, anywhere, carries_all};
 use crate::config::{AtOnce, EngineInfo, LowWater, Settings};
 use crate::error::Error;
 use crate::metrics::summary::{Estimates as Learnt, PollSummary, Summary, TurnSummary};
@@ -85,8 +86,6 @@ struct Shared {
     idle: IdleStack,
     /// Where the poller sleeps while the queue holds a backlog. Woken by workers.
     poller_seat: Seat,
-    /// The queue length at which a worker wakes the parked poller, as configured; or `NONE_LEFT`.
-    low_water: usize,
     estimates: Estimates,
     by_poller: ByPoller,
     /// Processors that the process may use, counted before any thread was pinned.
@@ -118,6 +117,15 @@ struct Estimates {
 impl Shared {
     fn settings(&self) -> &Settings {
         &self.common.settings
+    }
+
+    /// The queue length at which a worker wakes the parked poller; none if it never parks for a backlog.
+    fn low_water(&self) -> Option<usize> {
+        match self.common.orders().low_water() {
+            LowWater::At(len) => Some(len),
+            LowWater::Auto => Some(NONE_LEFT),
+            LowWater::Off => None,
+        }
     }
 
     fn desk(&self) -> &Desk {
@@ -169,10 +177,6 @@ impl Pool {
             queue: ServiceQueue::new(settings.queue_capacity),
             idle: IdleStack::new(workers),
             poller_seat: Seat::default(),
-            low_water: match settings.low_water {
-                LowWater::At(len) => len,
-                LowWater::Auto | LowWater::Off => NONE_LEFT,
-            },
             estimates: Estimates { turn_times: TurnTimes::new(), wake_cost: WakeCost::new() },
             by_poller: ByPoller { woken_ns: AtomicU64::new(0), park_low_water: AtomicUsize::new(NONE_LEFT) },
             processors: std::thread::available_parallelism().map_or(1, usize::from),
@@ -235,6 +239,14 @@ impl Running for Pool {
             wake_cost_ns: shared.estimates.wake_cost.ns(),
         });
         summary
+    }
+
+    fn sessions(&self, from: u64, most: usize, seen: &mut Vec<Seen>) -> Option<u64> {
+        list_tables(&[&*self.shared.reactor], from, most, seen)
+    }
+
+    fn kill(&self, id: u64) -> bool {
+        kill_in_tables(&[&*self.shared.reactor], id)
     }
 
     fn join(&self, _hearing: Option<Hearing<'_>>) {

@@ -22,6 +22,7 @@ pub(super) fn run(shared: &Shared, mut front: Front<Sessions>) {
     sharpen_timers();
     while !front.is_drained() {
         let timeout = hand_off.recheck_in(&front.floor.ready);
+        batch.set_capacity(shared.common.orders().batch());
         front.wait(&mut batch, timeout);
         let alarm_ns = front.alarm_ns();
         hand_off.hand_on(&mut front.floor.ready, alarm_ns);

@@ -201,8 +201,9 @@ impl<'a> Worker<'a> {
     /// Looks at the queue for a while before sleeping, as configured and as the last moments suggest.
     fn look_again(&self) -> bool {
         let shared = self.shared;
-        if !shared.settings().spin.is_zero() {
-            let until_ns = shared.common.clock.now_ns() + shared.settings().spin.as_nanos() as u64;
+        let spin_ns = shared.common.orders().spin_ns();
+        if spin_ns > 0 {
+            let until_ns = shared.common.clock.now_ns() + spin_ns;
             while shared.common.clock.now_ns() < until_ns {
                 if shared.queue.len() > 0 || shared.stopping.load(Ordering::Relaxed) || self.place.is_to_go() {
                     return true;

@@ -24,8 +24,7 @@ use log::warn;
 
 use super::common::{Common, Stage};
 use super::front::{Arrival, Floor, Front, Refusal};
-use super::processes::{Parent, ProcessFloor, Processes, serve_one};
-use super::scoreboard::Own;
+use super::processes::{Parent, Post, ProcessFloor, Processes, serve_one};
 use super::turns::Turns;
 use super::{Entry, Served, Start, anywhere, carries_apart};
 use crate::config::{AtOnce, EngineInfo};
@@ -110,10 +109,10 @@ impl Prefork {
     fn start_one(&mut self, now_ns: u64) -> bool {
         let Some(index) = self.processes.board.take() else { return false };
         let listeners = &self.listeners;
-        let started = self.processes.start(index, now_ns, |common, own| {
+        let started = self.processes.start(index, now_ns, |common, post| {
             let open: Vec<_> = listeners.iter().map(|served| served.listener.as_fd()).collect();
             close_all_but(&open).expect("descriptors can be closed");
-            serve_clients(common, own, listeners);
+            serve_clients(common, post, listeners);
         });
         if let Err(reason) = started {
             warn!("no process can be had: {reason}");
@@ -128,7 +127,8 @@ impl Prefork {
 }
 
 /// The child: serves one client after the other until it is told to leave.
-fn serve_clients(common: &Common, own: Own<'_>, listeners: &[Served]) {
+fn serve_clients(common: &Common, post: Post<'_>, listeners: &[Served]) {
+    let own = post.own;
     let poller = Poller::new().expect("a child may open a few descriptors");
     let nudges = SignalFd::new(&[Signal::URG]).expect("a child may open a few descriptors");
     poller.watch_level(nudges.as_fd(), NUDGE_KEY).expect("there is memory for a few watches");
@@ -148,7 +148,7 @@ fn serve_clients(common: &Common, own: Own<'_>, listeners: &[Served]) {
                 // What it says is in the orders; those that wait for a session take theirs in the wait.
                 NUDGE_KEY => while nudges.read().is_ok_and(|nudge| nudge.is_some()) {},
                 key => {
-                    let _ = accept_one(common, own, &mut turns, &listeners[key as usize]);
+                    let _ = accept_one(common, post, &mut turns, &listeners[key as usize]);
                 }
             }
         }
@@ -156,19 +156,19 @@ fn serve_clients(common: &Common, own: Own<'_>, listeners: &[Served]) {
     if common.orders().stage(common.clock.now_ns()) == Stage::Draining {
         // What the kernel has accepted on our behalf is served like the rest: as many as a backlog holds.
         for served in listeners {
-            let _ = (0..=BACKLOG).all(|_| accept_one(common, own, &mut turns, served));
+            let _ = (0..=BACKLOG).all(|_| accept_one(common, post, &mut turns, served));
         }
     }
     own.leave();
 }
 
 /// Serves whoever waits at this listener; true if somebody did.
-fn accept_one(common: &Common, own: Own<'_>, turns: &mut Turns<'_>, served: &Served) -> bool {
+fn accept_one(common: &Common, post: Post<'_>, turns: &mut Turns<'_>, served: &Served) -> bool {
     match served.listener.accept() {
         Ok(Accepted::Connection(socket)) => {
-            own.begin(common.clock.now_ns());
+            post.own.begin(common.clock.now_ns());
             let (service, idle_exempt) = (Arc::clone(&served.service), served.idle_exempt);
-            serve_one(common, own, turns, Arrival { socket, service, idle_exempt });
+            serve_one(common, post, turns, Arrival { socket, service, idle_exempt });
             logging::drain();
             true
         }
