@@ -14,13 +14,13 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use env_logger::{Builder, Target, WriteStyle};
+use env_logger::{Builder, Logger, Target, WriteStyle};
 use log::LevelFilter;
 
 use crate::net::os;
@@ -146,19 +146,34 @@ impl Log {
         log
     }
 
+    /// From now on lines of this level and above are logged, whatever the environment says of this or that module.
+    pub fn set_level(&self, level: LevelFilter) {
+        IS_LEVEL_SET.store(true, Ordering::Relaxed);
+        log::set_max_level(level);
+    }
+
     fn install(&self) {
         let levels = ["MAITRED_LOG", "RUST_LOG"].into_iter().find_map(|name| env::var(name).ok());
-        let mut builder = Builder::new();
-        match levels.as_deref().map(str::trim) {
-            None | Some("") => builder.filter_level(LevelFilter::Info),
-            Some(levels) => builder.parse_filters(levels),
+        let filtered = match levels.as_deref().map(str::trim) {
+            None | Some("") => self.logger(|builder| builder.filter_level(LevelFilter::Info)),
+            Some(levels) => self.logger(|builder| builder.parse_filters(levels)),
         };
+        let level = filtered.filter();
+        let all = self.logger(|builder| builder.filter_level(LevelFilter::Trace));
+        // Somebody who embeds the daemon may have a log already; then that one is the right one.
+        if log::set_boxed_logger(Box::new(Choice { filtered, all })).is_ok() {
+            log::set_max_level(level);
+        }
+    }
+
+    fn logger(&self, filter: impl FnOnce(&mut Builder) -> &mut Builder) -> Logger {
+        let mut builder = Builder::new();
+        filter(&mut builder);
         let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) || !io::stderr().is_terminal();
         builder.write_style(if plain { WriteStyle::Never } else { WriteStyle::Always });
         builder.format_timestamp_millis();
         builder.target(Target::Pipe(Box::new(Pipe { log: self.clone(), record: Vec::new() })));
-        // Somebody who embeds the daemon may have a log already; then that one is the right one.
-        let _ = builder.try_init();
+        builder.build()
     }
 
     fn put(&self, lines: Vec<u8>) {
@@ -190,6 +205,33 @@ pub fn install_panic_hook(log: &Log) {
             log.flush();
         }
     }));
+}
+
+/// Whether an operator has said which lines are logged.
+static IS_LEVEL_SET: AtomicBool = AtomicBool::new(false);
+
+/// Lines as the environment chooses them, or all that the level lets through.
+struct Choice {
+    filtered: Logger,
+    all: Logger,
+}
+
+impl Choice {
+    fn chosen(&self) -> &Logger {
+        if IS_LEVEL_SET.load(Ordering::Relaxed) { &self.all } else { &self.filtered }
+    }
+}
+
+impl log::Log for Choice {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        self.chosen().enabled(metadata)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.chosen().log(record);
+    }
+
+    fn flush(&self) {}
 }
 
 /// Where `env_logger` writes: one record at a time, under its own lock, which is why nothing here may block.
