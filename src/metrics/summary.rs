@@ -1,4 +1,4 @@
-//! The summary: what the daemon did, as JSON (`maitred.summary/1`) and as one screen for people.
+//! The summary: what the daemon did, as JSON (`maitred.summary/1`) and as text for people.
 //!
 //! JSON fields end in their unit. Added fields may appear in later versions; none changes its meaning under one schema
 //! name. The format is part of `design/contract.md`.
@@ -241,6 +241,15 @@ const WORKER_LINES: usize = 8;
 
 impl fmt::Display for Summary {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_counts(out)?;
+        self.write_threads(out)?;
+        self.write_stages(out)
+    }
+}
+
+impl Summary {
+    /// What concerns all threads together.
+    pub(super) fn write_counts(&self, out: &mut impl fmt::Write) -> fmt::Result {
         let uptime = Duration::from_nanos(self.uptime_ns);
         writeln!(out, "engine {}, {} workers, up {:.1} s", self.engine, self.workers, uptime.as_secs_f64())?;
         write!(out, "sessions   accepted {}  open {}", self.accepted, self.open)?;
@@ -284,8 +293,11 @@ impl fmt::Display for Summary {
         write!(out, "accepting")?;
         write_known(out, &[("turned away", poller.turned_away), ("pauses", poller.accept_pauses)])?;
         write_known(out, &[("timeouts looked at", poller.timer_visits)])?;
-        writeln!(out, "  log lines dropped {}", self.log_lines_dropped)?;
-        self.write_threads(out)?;
+        writeln!(out, "  log lines dropped {}", self.log_lines_dropped)
+    }
+
+    /// The times of the stages, where they are measured.
+    pub(super) fn write_stages(&self, out: &mut impl fmt::Write) -> fmt::Result {
         for (name, stage) in [("queue", &self.queue_stage), ("service", &self.service_stage)] {
             if let Some(stage) = stage {
                 writeln!(
@@ -297,11 +309,9 @@ impl fmt::Display for Summary {
         }
         Ok(())
     }
-}
 
-impl Summary {
     /// Where anything was posted or called.
-    fn write_mail(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_mail(&self, out: &mut impl fmt::Write) -> fmt::Result {
         let all = || self.worker_turns.iter().chain(&self.poller_turns);
         let sum = |count: fn(&TurnSummary) -> Option<u64>| all().filter_map(count).sum::<u64>();
         let (posts, refused, wakes) = (sum(|t| t.posts), sum(|t| t.posts_refused), sum(|t| t.post_wakes));
@@ -314,7 +324,7 @@ impl Summary {
     }
 
     /// Where there are endpoints. Of what is rare only what there was.
-    fn write_datagrams(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_datagrams(&self, out: &mut impl fmt::Write) -> fmt::Result {
         let Some(Datagrams { counts, refused }) = &self.datagrams else { return Ok(()) };
         let joined = |datagrams: Option<u64>, messages| Some(datagrams?.saturating_sub(messages?));
         write!(out, "datagrams ")?;
@@ -360,7 +370,7 @@ impl Summary {
 }
 
 /// Names and numbers, without those that are not known.
-fn write_known(out: &mut fmt::Formatter<'_>, counts: &[(&str, Option<u64>)]) -> fmt::Result {
+fn write_known(out: &mut impl fmt::Write, counts: &[(&str, Option<u64>)]) -> fmt::Result {
     for (name, count) in counts {
         if let Some(count) = count {
             write!(out, "  {name} {count}")?;
