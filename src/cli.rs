@@ -436,6 +436,7 @@ fn serve_notes() -> String {
     for entry in SERVICES {
         let ports = entry.default_listeners.iter().map(|(scheme, port)| format!("{scheme}://127.0.0.1:{port}"));
         let ports = ports.collect::<Vec<_>>().join(" ");
+        let ports = if ports.is_empty() { "none" } else { &ports };
         notes.push_str(&format!("  {:10} {}\n  {:10} default listeners: {ports}\n", entry.name, entry.about, ""));
         for (key, expected) in entry.parameters {
             notes.push_str(&format!("  {:10} ?{key}={expected}\n", ""));

@@ -5,34 +5,37 @@
 //! is not checked here: that is for whoever runs with it.
 //!
 //! Invariants: *in-range*: every number lies in the range that its row in `config/keys.rs` names. *printed-reads-back*:
-//! [`Config::to_toml`] is a file that resolves to the same configuration.
+//! [`Config::to_toml`] is a file that resolves to the same configuration, but for secrets, which it hides.
 //!
 //! Read next: `config/settings.rs`, the limits with their defaults; `config/keys.rs`, one row per setting.
 
+mod address;
 mod file;
 mod flags;
 mod keys;
 mod listen;
+mod live;
 mod settings;
 pub(crate) mod source;
 
 use std::fmt::Write;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::file::File;
 pub(crate) use self::flags::{number, time, usage};
-use self::keys::{KEYS, Key, Live};
+use self::keys::KEYS;
 pub(crate) use self::keys::{Unfit, shown, within};
 use self::listen::{Asked, Field};
 use crate::cli::ServeArgs;
 use crate::error::Error;
-use crate::service::{Bounds, SERVICES};
+use crate::service::{Bounds, HIDDEN, SECRET, SERVICES};
 use crate::session::buffer::Leases;
 use crate::session::handler::Service;
 use crate::units::show_size;
 
+pub use self::address::Address;
+pub use self::live::{changes_needing_restart, live_settings, with_live_setting};
 pub use self::settings::*;
 
 /// The engine when nobody names one: the one that the project is about.
@@ -63,8 +66,8 @@ pub struct Listener {
     pub service_name: &'static str,
     /// How the address is reached.
     pub scheme: Scheme,
-    /// Where to listen. Port 0 lets the system choose.
-    pub address: SocketAddr,
+    /// Where to listen.
+    pub address: Address,
     /// The service's parameters as they were given, a repeated one several times.
     pub parameters: Vec<(String, String)>,
     /// The service with these parameters; opens a session's handler.
@@ -228,28 +231,6 @@ fn poll_misfit(settings: &Settings) -> Option<(&'static str, Unfit)> {
     None
 }
 
-/// The keys whose values differ between the two configurations and that a daemon with this engine cannot change while it
-/// runs; of listeners only that they wait with another engine, since the daemon knows what it can do with them.
-pub fn changes_needing_restart(engine: &EngineInfo, old: &Config, new: &Config) -> Vec<String> {
-    let mut changed = Vec::new();
-    if old.engine != new.engine {
-        changed.push("engine");
-        if !old.listeners.iter().map(Listener::to_toml).eq(new.listeners.iter().map(Listener::to_toml)) {
-            changed.push("listen");
-        }
-    }
-    if old.summary_path != new.summary_path {
-        changed.push("summary");
-    }
-    let differs = |key: &&Key| (key.value)(&old.settings) != (key.value)(&new.settings);
-    let waits = |key: &Key| match key.live {
-        Live::Yes => None,
-        Live::No => Some(key.name.to_owned()),
-        Live::Resizing => engine.resizes.err().map(|reason| format!("{} ({reason})", key.name)),
-    };
-    changed.into_iter().map(str::to_owned).chain(KEYS.iter().filter(differs).filter_map(waits)).collect()
-}
-
 /// The default of a setting, as its flag takes it, for the help text.
 ///
 /// # Panics
@@ -272,6 +253,11 @@ pub fn default_udp_ports() -> impl Iterator<Item = u16> {
 pub(crate) fn setting(name: &str, text: &str) -> Option<Result<String, Unfit>> {
     let key = keys::find(name)?;
     Some(key.form.parse(text).map(|value| key.form.show(value)))
+}
+
+/// The names of all services.
+pub fn service_names() -> Vec<&'static str> {
+    SERVICES.iter().map(|entry| entry.name).collect()
 }
 
 /// The names of all settings, as the file has them.
@@ -380,19 +366,26 @@ impl Listener {
         format!("{}://{}", self.scheme.name(), self.address)
     }
 
+    /// What was asked for, secrets too.
+    fn asked(&self) -> (&'static str, Scheme, &Address, &[(String, String)]) {
+        (self.service_name, self.scheme, &self.address, &self.parameters)
+    }
+
+    /// The table of it. What is secret is not shown: such a value is one that no service takes.
     fn to_toml(&self) -> String {
+        let address = toml::Value::String(self.address.to_string());
         let mut text = format!(
-            "[[listen]]\nservice = \"{}\"\nscheme = \"{}\"\naddress = \"{}\"\n",
+            "[[listen]]\nservice = \"{}\"\nscheme = \"{}\"\naddress = {address}\n",
             self.service_name,
             self.scheme.name(),
-            self.address
         );
         for (at, (key, _)) in self.parameters.iter().enumerate() {
             let is_key = |(other, _): &&(String, String)| other == key;
             if self.parameters[..at].iter().any(|pair| is_key(&pair)) {
                 continue;
             }
-            let values: Vec<&str> = self.parameters.iter().filter(is_key).map(|(_, value)| value.as_str()).collect();
+            let values = self.parameters.iter().filter(is_key);
+            let values: Vec<&str> = values.map(|(key, value)| if key == SECRET { HIDDEN } else { value }).collect();
             let value: toml::Value = if let [value] = values[..] { value.into() } else { values.into() };
             writeln!(text, "{key} = {value}").expect("a string takes everything");
         }

@@ -1,33 +1,38 @@
 //! The daemon: listeners, engine and signals put together.
 //!
 //! [`Daemon`] is the library's way in: construction either works or says why, and what it hands back can be asked,
-//! drained and joined. [`serve`] is the program around it: ready lines, signals, the summary at exit.
+//! drained and joined. [`serve`] is the program around it: ready lines, signals and the console, the summary at exit.
 //!
-//! Signals: the first SIGTERM or SIGINT drains, the second stops at once; SIGUSR1 prints the summary; SIGHUP reads the
-//! configuration again (`daemon/reload.rs`), or keeps the old one and says why.
+//! Read next: `daemon/operator.rs`, what signals and operators bring about; `daemon/reload.rs`, listeners that change.
 
+mod operator;
 mod reload;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
-use log::{info, warn};
+use log::warn;
 
+use self::operator::{Attendant, Operations};
 use self::reload::Bound;
 use crate::cli::ServeArgs;
 use crate::clock::Clock;
-use crate::config::{self, AtOnce, Config, DatagramSettings, EngineInfo, Limits, Scheme, default_udp_ports};
-use crate::engine::{self, Command, ENGINES, Endpoint, Hearing, Running, Served, Start};
+use crate::config::{
+    self, Address, AtOnce, Config, DatagramSettings, EngineInfo, Limits, Scheme, Settings, default_udp_ports,
+};
+use crate::console::{self, Console, Door, Entrance};
+use crate::engine::{self, Command, ENGINES, Endpoint, Hearing, Running, Seen, Served, Start};
 use crate::error::Error;
 use crate::logging::Log;
 use crate::metrics::summary::Summary;
 use crate::net::batch::Switches;
 use crate::net::children::{Signal, SignalFd};
+use crate::net::listener::Listener;
+use crate::net::local::{LocalListener, SocketFile};
 use crate::net::os;
 use crate::net::udp::{DatagramSocket, Use};
 use crate::session::guard::{Guard, Policy, Rate};
@@ -50,6 +55,40 @@ pub struct Daemon {
     bound: Mutex<Vec<Bound>>,
     /// Sessions that the process may open descriptors for.
     most_sessions: usize,
+    clock: Clock,
+}
+
+/// Who may connect to a socket in the file system, if nobody has said: the user that the daemon runs as.
+const MODE: u32 = 0o600;
+
+/// What operators connect to, bound and not yet answered.
+#[derive(Default)]
+struct Doors {
+    doors: Vec<Door>,
+    /// Removed when the daemon ends.
+    files: Vec<SocketFile>,
+}
+
+impl Doors {
+    /// Binds the one that was asked for, and says where it is.
+    fn open(&mut self, asked: &config::Listener) -> io::Result<Address> {
+        let (entrance, address) = match &asked.address {
+            Address::Ip(address) => {
+                let listener = Listener::bind(*address)?;
+                let address = Address::Ip(listener.address());
+                (Entrance::Tcp(listener), address)
+            }
+            Address::Path(path) => {
+                let mode = asked.service.console().and_then(|console| console.mode());
+                let (listener, file) = LocalListener::bind(path, mode.unwrap_or(MODE))?;
+                self.files.push(file);
+                (Entrance::Local(listener), asked.address.clone())
+            }
+        };
+        let name = format!("{} {}://{address}", asked.service_name, asked.scheme.name());
+        self.doors.push(Door { entrance, name, service: Arc::clone(&asked.service) });
+        Ok(address)
+    }
 }
 
 /// How a socket for this service is used.
@@ -100,18 +139,33 @@ pub struct Listening {
     /// The scheme that it is reached by.
     pub scheme: &'static str,
     /// With the port that the kernel chose, if it was asked to.
-    pub address: SocketAddr,
+    pub address: Address,
 }
 
 impl Daemon {
     /// Binds every listener and starts the engine.
     ///
     /// # Errors
-    /// The first address that cannot be bound, or whatever else the system refuses.
+    /// The first address that cannot be bound, or whatever else the system refuses. A console is refused as well: it is
+    /// [`serve`] that answers there.
     pub fn start(config: &Config) -> Result<Daemon, Error> {
+        let (daemon, doors) = Daemon::start_with_doors(config)?;
+        match doors.doors.first() {
+            Some(door) => {
+                daemon.stop();
+                daemon.join();
+                Err(Error::resource(format!("serve {}", door.name), io::Error::other("only `maitred serve` does")))
+            }
+            None => Ok(daemon),
+        }
+    }
+
+    /// The same for whoever answers operators.
+    fn start_with_doors(config: &Config) -> Result<(Daemon, Doors), Error> {
         let descriptors = os::raise_descriptor_limit();
-        let most_sessions =
-            descriptors.saturating_sub(os::open_descriptors() + 2 * config.listeners.len() + SPARE_DESCRIPTORS);
+        let consoles = config.listeners.iter().filter(|asked| asked.service.console().is_some()).count();
+        let own = 2 * config.listeners.len() + consoles * console::SESSIONS_MOST + SPARE_DESCRIPTORS;
+        let most_sessions = descriptors.saturating_sub(os::open_descriptors() + own);
         if most_sessions == 0 {
             let reason = io::Error::other(format!(
                 "the process may open {descriptors} descriptors, and needs {SPARE_DESCRIPTORS} besides those of its listeners \
@@ -124,26 +178,36 @@ impl Daemon {
         config.listeners.iter().try_for_each(reload::prepare)?;
         let mut bound = Vec::with_capacity(config.listeners.len());
         let (mut listeners, mut sockets) = (Vec::with_capacity(config.listeners.len()), Vec::new());
+        let mut doors = Doors::default();
         for asked in &config.listeners {
             let service = Arc::clone(&asked.service);
-            let address = if asked.scheme == Scheme::Udp {
-                let socket = DatagramSocket::bind(asked.address, purpose(config, &*service));
-                let socket = socket.map_err(|reason| reload::refused(asked, reason))?;
-                let address = socket.address();
-                sockets.push((socket, service));
-                address
-            } else {
-                let listener = reload::bind(asked)?;
-                let address = listener.address();
-                listeners.push(Served { listener, service, idle_exempt: asked.idle_exempt });
-                address
+            let address = match asked.address.ip() {
+                _ if service.console().is_some() => {
+                    doors.open(asked).map_err(|reason| reload::refused(asked, reason))?
+                }
+                Some(address) if asked.scheme == Scheme::Udp => {
+                    let socket = DatagramSocket::bind(address, purpose(config, &*service));
+                    let socket = socket.map_err(|reason| reload::refused(asked, reason))?;
+                    let address = socket.address();
+                    sockets.push((socket, service));
+                    address.into()
+                }
+                _ => {
+                    let listener = reload::bind(asked)?;
+                    let address = listener.address();
+                    listeners.push(Served { listener, service, idle_exempt: asked.idle_exempt });
+                    address.into()
+                }
             };
             bound.push(Bound { asked: asked.clone(), address });
         }
         let endpoints = guarded(sockets, &settings.datagrams);
-        let start = Start::new(settings, listeners, endpoints, most_sessions.min(MOST_SESSIONS), Clock::start());
+        let clock = Clock::start();
+        let start = Start::new(settings, listeners, endpoints, most_sessions.min(MOST_SESSIONS), clock);
+        let start = if doors.doors.is_empty() { start } else { start.attended(config::service_names()) };
+        let engine = engine::start(config.engine, start)?;
         let info = config.engine_info(ENGINES);
-        Ok(Daemon { engine: engine::start(config.engine, start)?, info, bound: Mutex::new(bound), most_sessions })
+        Ok((Daemon { engine, info, bound: Mutex::new(bound), most_sessions, clock }, doors))
     }
 
     /// What it listens on.
@@ -152,7 +216,7 @@ impl Daemon {
         let listening = bound.iter().map(|Bound { asked, address }| Listening {
             service: asked.service_name,
             scheme: asked.scheme.name(),
-            address: *address,
+            address: address.clone(),
         });
         listening.collect()
     }
@@ -171,6 +235,13 @@ impl Daemon {
     pub fn limit(&self, mut limits: Limits) {
         lower_to(&mut limits, self.most_sessions);
         self.engine.command(Command::Limit(limits));
+    }
+
+    /// Goes on as these settings say, as far as they can be changed while it runs; what the process may not have is lowered.
+    pub fn tune(&self, settings: &mut Settings) {
+        lower_to(&mut settings.limits, self.most_sessions);
+        self.limit(settings.limits.clone());
+        self.engine.command(Command::Tune(settings.tuning()));
     }
 
     /// Workers that there are; those that are to go count until they have gone.
@@ -192,6 +263,17 @@ impl Daemon {
         self.engine.resize(workers, Box::new(in_force))
     }
 
+    /// Adds sessions that are open to `seen`, about `most` of them, beginning at the place `from`, which is 0 at first. The
+    /// place to go on from; None when all places have been looked at. Who comes or goes meanwhile may be missing.
+    fn sessions(&self, from: u64, most: usize, seen: &mut Vec<Seen>) -> Option<u64> {
+        self.engine.sessions(from, most, seen)
+    }
+
+    /// Ends the session of this id; whether there is one. It may have sent its last word by the time it hears of it.
+    fn kill(&self, id: u64) -> bool {
+        self.engine.kill(id)
+    }
+
     /// The counters now.
     pub fn summary(&self) -> Summary {
         self.engine.summary()
@@ -204,10 +286,11 @@ impl Daemon {
         self.engine.summary()
     }
 
-    /// The same, and calls `hear` whenever `source` is readable: for an engine whose process has this one thread.
-    fn join_hearing(&self, source: BorrowedFd<'_>, hear: &mut dyn FnMut()) -> Summary {
-        self.engine.join(Some(Hearing { source, hear }));
-        self.engine.summary()
+    /// The same, and has `attendant` do what there is to do: for an engine whose process has this one thread.
+    fn join_attended(&self, attendant: &mut Attendant) -> io::Result<Summary> {
+        let source = attendant.console.as_fd().try_clone_to_owned()?;
+        self.engine.join(Some(Hearing { source: source.as_fd(), hear: &mut || attendant.handle() }));
+        Ok(self.engine.summary())
     }
 }
 
@@ -233,34 +316,32 @@ pub fn serve(args: &ServeArgs, config: Config, log: &Log) -> Result<(), Error> {
     let forks = config.engine_info(ENGINES).forks;
     let (begin, begins) = channel();
     if !forks {
-        let refused = |reason| Error::resource("start the threads log and signals", reason);
-        log.start_writer().and_then(|()| start_signal_thread(begins)).map_err(refused)?;
+        let refused = |reason| Error::resource("start the threads log and operator", reason);
+        log.start_writer().and_then(|()| start_operator_thread(begins)).map_err(refused)?;
     }
+    let summary_path = config.summary_path.clone();
     // Opened first too: a summary that cannot be written is better known before a week's run than after it.
-    let summary_file = config.summary_path.as_deref().map(open_summary).transpose()?;
+    let summary_file = summary_path.as_deref().map(open_summary).transpose()?;
     if !config.without_use.is_empty() {
         warn!("engine {} has no use for {}", config.engine, config.without_use.join(", "));
     }
-    let daemon = Arc::new(Daemon::start(&config)?);
+    let (daemon, doors) = Daemon::start_with_doors(&config)?;
+    let daemon = Arc::new(daemon);
+    // Removed on the way out, also when something fails from here on.
+    let Doors { doors, files: _files } = doors;
+    let operations = Operations::new(Arc::clone(&daemon), args.clone(), config, log.clone());
+    let console = Console::new(signals.as_fd(), doors, daemon.clock, Arc::clone(&operations).orders());
+    let console = console.map_err(|reason| Error::resource("answer operators", reason))?;
+    let mut attendant = Attendant { operations, signals, console };
     match print_ready(&daemon.listening()) {
         // Whoever started it may have read as much as it wanted, or nothing: the clients are others.
         Err(reason) if reason.kind() == io::ErrorKind::BrokenPipe => warn!("nobody reads standard output"),
         printed => printed.map_err(|reason| Error::Output { target: "standard output".to_owned(), reason })?,
     }
-    let summary_path = config.summary_path.clone();
-    let mut handler = SignalHandler {
-        daemon: Arc::clone(&daemon),
-        args: args.clone(),
-        config,
-        log: log.clone(),
-        signals: Arc::new(signals),
-        is_draining: false,
-    };
     let mut summary = if forks {
-        let signals = Arc::clone(&handler.signals);
-        daemon.join_hearing(signals.as_fd(), &mut || handler.handle())
+        daemon.join_attended(&mut attendant).map_err(|reason| Error::resource("answer operators", reason))?
     } else {
-        begin.send(handler).expect("its thread waits for it");
+        begin.send(attendant).expect("its thread waits for it");
         daemon.join()
     };
     summary.log_lines_dropped = log.dropped_lines();
@@ -272,10 +353,10 @@ pub fn serve(args: &ServeArgs, config: Config, log: &Log) -> Result<(), Error> {
     Ok(())
 }
 
-/// A thread for the handler that is to come, once there is a daemon; without one it ends.
-fn start_signal_thread(begins: Receiver<SignalHandler>) -> io::Result<()> {
-    let run = move || begins.into_iter().for_each(SignalHandler::run);
-    std::thread::Builder::new().name("signals".to_owned()).spawn(run).map(drop)
+/// A thread for the attendant that is to come, once there is a daemon; without one it ends.
+fn start_operator_thread(begins: Receiver<Attendant>) -> io::Result<()> {
+    let run = move || begins.into_iter().for_each(Attendant::run);
+    std::thread::Builder::new().name("operator".to_owned()).spawn(run).map(drop)
 }
 
 fn open_summary(path: &std::path::Path) -> Result<File, Error> {
@@ -298,113 +379,4 @@ fn print_ready(listening: &[Listening]) -> io::Result<()> {
     }
     writeln!(out, "ready")?;
     out.flush()
-}
-
-/// Carries signals out. They come by a descriptor: to a thread that waits for nothing else, so that no hot thread ever does
-/// more than look at a queue of commands; or to the one thread of a process that forks, between other things.
-struct SignalHandler {
-    daemon: Arc<Daemon>,
-    args: ServeArgs,
-    config: Config,
-    log: Log,
-    signals: Arc<SignalFd>,
-    is_draining: bool,
-}
-
-impl SignalHandler {
-    fn run(mut self) {
-        loop {
-            os::wait_for_input(self.signals.as_fd());
-            self.handle();
-        }
-    }
-
-    /// Carries out what has come.
-    fn handle(&mut self) {
-        while let Some(signal) = self.signals.read().expect("a signal descriptor can be read") {
-            match signal {
-                Signal::TERM | Signal::INT if self.is_draining => {
-                    info!("a second signal: stopping at once");
-                    self.daemon.stop();
-                }
-                Signal::TERM | Signal::INT => {
-                    info!(
-                        "draining, at most {:?}; another signal stops at once",
-                        self.config.settings.limits.drain_timeout
-                    );
-                    self.is_draining = true;
-                    self.daemon.drain();
-                }
-                Signal::USR1 => {
-                    let mut summary = self.daemon.summary();
-                    summary.log_lines_dropped = self.log.dropped_lines();
-                    self.log.print(summary);
-                }
-                _ => self.reload(),
-            }
-        }
-    }
-
-    fn reload(&mut self) {
-        if self.is_draining {
-            warn!("SIGHUP: the daemon drains, and nothing changes any more");
-            return;
-        }
-        let Some(path) = self.config.config_path.clone() else {
-            warn!("SIGHUP: there is no configuration file to read again");
-            return;
-        };
-        // Reading a pipe could keep this thread from every later signal; and it would find nothing new there.
-        if !std::fs::metadata(&path).is_ok_and(|file| file.is_file()) {
-            warn!("SIGHUP: the old configuration stays in force: {} is no regular file", path.display());
-            return;
-        }
-        let new = match Config::resolve(&self.args, ENGINES) {
-            Ok(new) => new,
-            Err(reason) => {
-                warn!("SIGHUP: the old configuration stays in force: {reason}");
-                return;
-            }
-        };
-        // Another engine may carry other services: then the listeners wait with it.
-        let is_same_engine = new.engine == self.config.engine;
-        let listened = if is_same_engine { self.daemon.listen(&new) } else { Ok(Relistened::default()) };
-        let Relistened { changes, waiting } = match listened {
-            Ok(listened) => listened,
-            Err(reason) => {
-                warn!("SIGHUP: the old configuration stays in force: {reason}");
-                return;
-            }
-        };
-        changes.iter().for_each(|change| info!("SIGHUP: {change}"));
-        self.reload_workers(new.settings.workers);
-        let mut restart = config::changes_needing_restart(self.daemon.info, &self.config, &new);
-        restart.extend(waiting);
-        if !restart.is_empty() {
-            warn!("SIGHUP: these changes wait for a restart: {}", restart.join(", "));
-        }
-        self.daemon.limit(new.settings.limits.clone());
-        info!("SIGHUP: {} is in force", path.display());
-        // The memory of rings is one of the changes that wait: the next reload is to say so again.
-        let max_buffer_bytes = self.config.settings.limits.max_buffer_bytes;
-        self.config.settings.limits = Limits { max_buffer_bytes, ..new.settings.limits };
-        if is_same_engine {
-            self.config.listeners = new.listeners;
-        }
-    }
-
-    /// Has as many workers as the file says, where they can change while the daemon serves.
-    fn reload_workers(&self, workers: usize) {
-        if self.daemon.info.resizes.is_err() {
-            return;
-        }
-        let before = self.daemon.workers();
-        if workers == before {
-            return;
-        }
-        let in_force = move |workers| info!("SIGHUP: workers = {workers} is in force (before: {before})");
-        if let Err(reason) = self.daemon.set_workers(workers, in_force) {
-            warn!("SIGHUP: workers = {before} stays in force: {reason}");
-        }
-    }
 }

@@ -34,6 +34,7 @@ pub mod cell;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod console;
 pub mod daemon;
 pub mod engine;
 pub mod error;

@@ -131,7 +131,7 @@ impl Server {
 
     /// Where it really listens.
     pub fn address(&self) -> SocketAddr {
-        self.daemon.listening()[0].address
+        self.daemon.listening()[0].address.ip().expect("a server is on the network")
     }
 
     /// A handle to its clients, for any thread and as long as it likes.
@@ -238,7 +238,7 @@ impl Builder {
         let listener = Listener {
             service_name: host.name(),
             scheme: Scheme::Tcp,
-            address: self.address,
+            address: self.address.into(),
             parameters: Vec::new(),
             service: Arc::new(host),
             idle_exempt: false,

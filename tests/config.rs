@@ -339,7 +339,11 @@ fn without_flags_every_service_listens_on_loopback_as_far_as_the_engine_carries_
     assert_eq!(config.engine, config::ENGINE);
     assert!(!config.listeners.is_empty());
     for listener in &config.listeners {
-        assert!(listener.address.ip().is_loopback() && !listener.asked_for, "{}", listener.url());
+        assert!(
+            listener.address.ip().is_some_and(|address| address.ip().is_loopback()) && !listener.asked_for,
+            "{}",
+            listener.url()
+        );
     }
     let error = resolve(&["--engine", "picky"]).err().expect("nothing is left to listen");
     assert_eq!(error.exit_code(), 2);
@@ -428,13 +432,15 @@ fn buffers_grow_with_rings_and_workers_unless_they_are_set() {
 }
 
 #[test]
-fn a_reload_may_change_workers_timeouts_and_connections_and_no_other_setting() {
+fn a_reload_may_change_workers_and_what_can_be_tuned_and_no_other_setting() {
     let changes = |line: &[&str]| {
         let (old, new) = (resolve(&[]).expect("the defaults are right"), resolve(line).expect("the flags are right"));
         changes_needing_restart(&ENGINES[0], &old, &new)
     };
     let live = ["--max-connections", "9", "--idle-timeout", "1s", "--write-timeout", "1s", "--drain-timeout", "1s"];
     assert_eq!(changes(&live), [""; 0]);
+    let tuning = ["--batch", "9", "--spin", "1ms", "--budget", "9", "--low-water", "9"];
+    assert_eq!(changes(&tuning), [""; 0]);
     assert_eq!(changes(&["--workers", "3"]), [""; 0], "this engine resizes");
     let plain = |line: &[&str]| resolve(&[&["--engine", "plain"], line].concat()).expect("the flags are right");
     let fixed = changes_needing_restart(&ENGINES[2], &plain(&["--workers", "2"]), &plain(&["--workers", "3"]));

@@ -17,7 +17,7 @@ pub(super) struct Key {
     pub(super) name: &'static str,
     /// What it takes.
     pub(super) form: Form,
-    /// Whether a reload may change it while the daemon runs.
+    /// Whether a reload or an operator may change it while the daemon runs.
     pub(super) live: Live,
     /// Puts a value that `form` has let through where it belongs.
     pub(super) set: fn(&mut Settings, Value),
@@ -102,7 +102,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "low_water",
         form: Form::Count { words: &["auto", "off"], min: 0, max: 1 << 20 },
-        live: Live::No,
+        live: Live::Yes,
         set: |settings, value| {
             settings.low_water = match value {
                 Value::Word("auto") => LowWater::Auto,
@@ -136,21 +136,21 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "batch",
         form: Form::Count { words: &[], min: 1, max: 1 << 16 },
-        live: Live::No,
+        live: Live::Yes,
         set: |settings, value| settings.batch = value.count(),
         value: |settings| Value::Count(settings.batch),
     },
     Key {
         name: "spin",
         form: Form::Time { words: &[], min: Duration::ZERO, max: Duration::from_secs(1) },
-        live: Live::No,
+        live: Live::Yes,
         set: |settings, value| settings.spin = value.time(),
         value: |settings| Value::Time(settings.spin),
     },
     Key {
         name: "budget",
         form: Form::Size { min: 1, max: GIB },
-        live: Live::No,
+        live: Live::Yes,
         set: |settings, value| settings.budget_bytes = value.count(),
         value: |settings| Value::Count(settings.budget_bytes),
     },

@@ -9,9 +9,9 @@ use std::path::Path;
 use super::file::listen_key;
 use super::keys::{Unfit, shown};
 use super::source::configuration;
-use super::{EngineInfo, Listener, Scheme};
+use super::{Address, EngineInfo, Listener, Scheme};
 use crate::error::Error;
-use crate::service::{self, Bounds, Entry, SERVICES};
+use crate::service::{self, Bounds, Entry, SECRET, SERVICES};
 
 /// A key of a file with its value as a flag would take it; or the same from a flag, which has no line.
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ impl Asked {
     pub(super) fn from_flag(text: &str) -> Result<Asked, Error> {
         let form = || {
             let expected = "SERVICE=SCHEME://ADDRESS[?key=value&…], as in echo=tcp://127.0.0.1:7007";
-            Unfit::new(format!("{} is not a listener", shown(text)), expected)
+            Unfit::new(format!("{} is not a listener", shown(without_secrets(text))), expected)
         };
         let field = |key: &str, text: &str| Field { key: key.to_owned(), text: text.to_owned(), line: None };
         let parts = || {
@@ -94,9 +94,7 @@ impl Asked {
         earlier: &[Listener],
         file: Option<&Path>,
     ) -> Result<(), Error> {
-        let same = |other: &&Listener| {
-            listener.address.port() != 0 && (other.scheme, other.address) == (listener.scheme, listener.address)
-        };
+        let same = |other: &&Listener| other.scheme == listener.scheme && other.address.clashes_with(&listener.address);
         let Some(other) = earlier.iter().find(same) else { return Ok(()) };
         let problem = format!("{} is taken by {} already", listener.url(), other.service_name);
         let unfit = Unfit::new(problem, "one listener for each address");
@@ -114,11 +112,10 @@ impl Asked {
             let problem = format!("{} cannot be reached by {}", entry.name, shown(&self.scheme.text));
             self.scheme.wrong(problem, one_of(entry.schemes))
         })?;
-        let address = self.address.text.parse::<SocketAddr>().map_err(|_| {
-            let problem = format!("{} is not an address", shown(&self.address.text));
-            self.address.wrong(problem, "IP:PORT, as in 127.0.0.1:7007 or [::1]:7007")
-        })?;
+        let address = Address::parse(scheme, &self.address.text);
+        let address = address.map_err(|Unfit { problem, expected }| self.address.wrong(problem, expected))?;
         let listener = self.listener(entry, scheme, address, bounds)?;
+        self.check_console(&listener)?;
         (engine.carries)(entry.name, scheme).map_err(|reason| {
             let problem = format!("engine {} cannot carry {} on {}: {reason}", engine.name, entry.name, scheme.name());
             self.service.wrong(problem, "another engine, or a service that this one carries")
@@ -140,14 +137,34 @@ impl Asked {
         Ok(listener)
     }
 
-    fn listener(&self, entry: &Entry, scheme: Scheme, address: SocketAddr, bounds: &Bounds) -> Result<Listener, Wrong> {
+    /// A console gives its clients power over the daemon: in the file system its mode says who they are; on the network a
+    /// token does, and nobody from elsewhere is even heard.
+    fn check_console(&self, listener: &Listener) -> Result<(), Wrong> {
+        let Some(console) = listener.service.console() else { return Ok(()) };
+        let Some(address) = listener.address.ip() else { return Ok(()) };
+        if !address.ip().is_loopback() {
+            let problem = format!("{} may not be reached from other machines: {address}", listener.service_name);
+            return Err(self.address.wrong(problem, "an address on loopback, or unix://PATH"));
+        }
+        if !console.has_token() {
+            let problem = format!("{} on tcp asks for a token", listener.service_name);
+            return Err(self.scheme.wrong(problem, format!("{SECRET}=TEXT, or unix://PATH")));
+        }
+        if console.mode().is_some() {
+            let mode = self.parameters.iter().find(|field| field.key == "mode").unwrap_or(&self.scheme);
+            return Err(mode.wrong("mode is for a socket in the file system", "unix://PATH, or no mode"));
+        }
+        Ok(())
+    }
+
+    fn listener(&self, entry: &Entry, scheme: Scheme, address: Address, bounds: &Bounds) -> Result<Listener, Wrong> {
         let pairs = |field: &Field| (field.key.clone(), field.text.clone());
         let parameters: Vec<(String, String)> = self.parameters.iter().map(pairs).collect();
         let service = entry.build(&parameters, bounds).map_err(|bad| {
             let field = self.parameters.iter().find(|field| field.key == bad.key).unwrap_or(&self.service);
             let known: Vec<&str> = entry.parameters.iter().map(|(key, _)| *key).collect();
             match known.contains(&bad.key.as_str()) {
-                true => field.wrong(format!("{} does not fit {}", shown(&field.text), bad.key), bad.expected),
+                true => field.wrong(format!("{} does not fit {}", field.shown(), bad.key), bad.expected),
                 false if known.is_empty() => field.wrong(not_a_parameter(entry, &bad.key), "no parameters"),
                 false => field.wrong(not_a_parameter(entry, &bad.key), one_of(&known)),
             }
@@ -202,7 +219,7 @@ pub(super) fn defaults(engine: &EngineInfo, bounds: &Bounds) -> Result<Vec<Liste
             listeners.push(Listener {
                 service_name: entry.name,
                 scheme,
-                address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+                address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into(),
                 parameters: Vec::new(),
                 service,
                 idle_exempt: entry.spared_by_idle_timeout,
@@ -218,9 +235,19 @@ pub(super) fn defaults(engine: &EngineInfo, bounds: &Bounds) -> Result<Vec<Liste
 }
 
 impl Field {
+    /// The value as an error shows it.
+    fn shown(&self) -> String {
+        if self.key == SECRET { "the value given".to_owned() } else { shown(&self.text) }
+    }
+
     fn wrong(&self, problem: impl Into<String>, expected: impl Into<String>) -> Wrong {
         Wrong { key: self.key.clone(), line: self.line, unfit: Unfit::new(problem, expected) }
     }
+}
+
+/// A flag up to the first secret in it.
+fn without_secrets(text: &str) -> &str {
+    text.find(&format!("{SECRET}=")).map_or(text, |at| &text[..at])
 }
 
 fn from_flag_error(Unfit { problem, expected }: Unfit) -> Error {

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Daemon;
-use crate::config::{Config, Listener as Asked, Scheme};
+use crate::config::{Address, Config, Listener as Asked, Scheme};
 use crate::engine::{Change, Served};
 use crate::error::Error;
 use crate::net::listener::Listener;
@@ -23,11 +23,21 @@ use crate::net::listener::Listener;
 /// Why listeners of datagrams wait.
 const NOT_DATAGRAMS: &str = "a listener of datagrams is there from the start to the end";
 
+/// Why those of operators do.
+const NOT_CONSOLES: &str = "a console is there from the start to the end";
+
 /// A listener as it was asked for, and where it really is.
 #[derive(Clone)]
 pub(super) struct Bound {
     pub(super) asked: Asked,
-    pub(super) address: SocketAddr,
+    pub(super) address: Address,
+}
+
+impl Bound {
+    /// Where it is, of one that the engine has.
+    fn on_network(&self) -> SocketAddr {
+        self.address.ip().expect("only a console is elsewhere, and stays")
+    }
 }
 
 /// What a change of the listeners came to, in words for people.
@@ -78,12 +88,12 @@ impl Daemon {
                 Fate::Stays => left.push(one.clone()),
                 Fate::Offers(asked) => {
                     let (service, idle_exempt) = (Arc::clone(&asked.service), asked.idle_exempt);
-                    changes.push(Change::Offer { address: one.address, service, idle_exempt });
+                    changes.push(Change::Offer { address: one.on_network(), service, idle_exempt });
                     said.changes.push(format!("{at} offers {} (before: {})", offer(&asked), offer(&one.asked)));
-                    left.push(Bound { asked, address: one.address });
+                    left.push(Bound { asked, address: one.address.clone() });
                 }
                 Fate::Goes => {
-                    changes.push(Change::Close(one.address));
+                    changes.push(Change::Close(one.on_network()));
                     said.changes
                         .push(format!("not listening any more {} {at}; its sessions live on", one.asked.service_name));
                 }
@@ -94,7 +104,7 @@ impl Daemon {
             let (service, idle_exempt) = (Arc::clone(&asked.service), asked.idle_exempt);
             said.changes.push(format!("listening {} {}://{address}", asked.service_name, asked.scheme.name()));
             changes.push(Change::Open(Served { listener, service, idle_exempt }));
-            left.push(Bound { asked, address });
+            left.push(Bound { asked, address: address.into() });
         }
         self.engine.listen(changes)?;
         *bound = left;
@@ -128,6 +138,7 @@ impl Plan {
     /// Leaves undone what cannot be done: nothing can, if there is a reason, and nothing with datagrams. What that is.
     fn put_off(&mut self, bound: &[Bound], reason: Option<&str>) -> Vec<String> {
         let reason_for = |asked: &Asked| match asked.scheme {
+            _ if asked.service.console().is_some() => Some(NOT_CONSOLES),
             Scheme::Udp => reason.or(Some(NOT_DATAGRAMS)),
             _ => reason,
         };
@@ -152,7 +163,7 @@ impl Plan {
 }
 
 fn is_at_same(left: &Asked, right: &Asked) -> bool {
-    (left.scheme, left.address) == (right.scheme, right.address)
+    (left.scheme, &left.address) == (right.scheme, &right.address)
 }
 
 fn is_same(left: &Asked, right: &Asked) -> bool {
@@ -175,7 +186,11 @@ pub(super) fn prepare(asked: &Asked) -> Result<(), Error> {
 }
 
 pub(super) fn bind(asked: &Asked) -> Result<Listener, Error> {
-    Listener::bind(asked.address).map_err(|reason| refused(asked, reason))
+    let bound = match asked.address.ip() {
+        Some(address) => Listener::bind(address),
+        None => Err(io::Error::other("only a console is reached in the file system")),
+    };
+    bound.map_err(|reason| refused(asked, reason))
 }
 
 pub(super) fn refused(asked: &Asked, reason: io::Error) -> Error {

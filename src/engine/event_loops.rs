@@ -24,7 +24,7 @@ use super::front::{Arrival, Floor, Front, Refusal};
 use super::growing::Growing;
 use super::loops::{Loop, Loops, share_memory};
 use super::reactor::{Reactor, Sessions};
-use super::{Change, Command, Entry, Hearing, InForce, Running, Start, anywhere, carries_all};
+use super::{Change, Command, Entry, Hearing, InForce, Running, Seen, Start, anywhere, carries_all};
 use crate::config::{AtOnce, EngineInfo, Placement};
 use crate::error::Error;
 use crate::metrics::summary::Summary;
@@ -161,6 +161,14 @@ impl Running for EventLoops {
 
     fn summary(&self) -> Summary {
         Summary { workers: self.workers(), ..self.loops.summary() }
+    }
+
+    fn sessions(&self, from: u64, most: usize, seen: &mut Vec<Seen>) -> Option<u64> {
+        self.loops.sessions(from, most, seen)
+    }
+
+    fn kill(&self, id: u64) -> bool {
+        self.loops.kill(id)
     }
 
     fn join(&self, hearing: Option<Hearing<'_>>) {

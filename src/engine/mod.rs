@@ -276,14 +276,10 @@ pub trait Running: Send + Sync {
 
     /// Adds sessions that are open to `seen`, about `most` of them, beginning at the place `from`. The place to go on from;
     /// None when all have been looked at.
-    fn sessions(&self, _from: u64, _most: usize, _seen: &mut Vec<Seen>) -> Option<u64> {
-        None
-    }
+    fn sessions(&self, from: u64, most: usize, seen: &mut Vec<Seen>) -> Option<u64>;
 
     /// Ends the session of this id; whether there is one.
-    fn kill(&self, _id: u64) -> bool {
-        false
-    }
+    fn kill(&self, id: u64) -> bool;
 
     /// The counters now; any thread, any time.
     fn summary(&self) -> Summary;

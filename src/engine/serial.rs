@@ -21,7 +21,7 @@ use super::connection::Connection;
 use super::crew::{Crew, Hand};
 use super::front::{Arrival, Floor, Front, Refusal, endpoint_key};
 use super::turns::Turns;
-use super::{Change, Command, Entry, Hearing, Running, Start, anywhere, carries_one_by_one};
+use super::{Change, Command, Entry, Hearing, Running, Seen, Start, anywhere, carries_one_by_one};
 use crate::config::{AtOnce, EngineInfo};
 use crate::error::Error;
 use crate::metrics::counters::TurnCounters;
@@ -157,6 +157,15 @@ impl Running for Serial {
 
     fn summary(&self) -> Summary {
         self.books().summary()
+    }
+
+    /// Nobody asks: it carries no console.
+    fn sessions(&self, _from: u64, _most: usize, _seen: &mut Vec<Seen>) -> Option<u64> {
+        None
+    }
+
+    fn kill(&self, _id: u64) -> bool {
+        false
     }
 
     fn join(&self, _hearing: Option<Hearing<'_>>) {

@@ -6,6 +6,7 @@
 
 mod chargen;
 mod chat;
+mod console;
 mod daytime;
 mod discard;
 mod echo;
@@ -36,6 +37,12 @@ pub struct Entry {
     build: Build,
 }
 
+/// The parameter whose value is known to those who were told, and shown to nobody.
+pub const SECRET: &str = "token";
+
+/// What is shown in its place. No service takes it.
+pub const HIDDEN: &str = "(hidden)";
+
 /// What services must not go beyond, whatever their parameters say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -58,8 +65,17 @@ pub struct BadParameter {
 }
 
 /// All services, in the order in which people are shown them.
-pub const SERVICES: &[Entry] =
-    &[echo::ENTRY, discard::ENTRY, chargen::ENTRY, daytime::ENTRY, time::ENTRY, work::ENTRY, chat::ENTRY, watch::ENTRY];
+pub const SERVICES: &[Entry] = &[
+    echo::ENTRY,
+    discard::ENTRY,
+    chargen::ENTRY,
+    daytime::ENTRY,
+    time::ENTRY,
+    work::ENTRY,
+    chat::ENTRY,
+    watch::ENTRY,
+    console::ENTRY,
+];
 
 /// The service of this name.
 pub fn find(name: &str) -> Option<&'static Entry> {

@@ -19,6 +19,7 @@ use memchr::memchr;
 use super::buffer::{Leases, Outbound};
 use super::datagram::Datagrams;
 use super::mailbox::{Address, Limits, Message};
+use super::operator::Console;
 use crate::clock::Clock;
 
 /// A protocol, one value per listener, shared by every thread of the engine.
@@ -46,6 +47,11 @@ pub trait Service: Send + Sync {
 
     /// How it answers datagrams, if it does.
     fn datagrams(&self) -> Option<&dyn Datagrams> {
+        None
+    }
+
+    /// How it serves the daemon's operators, if it does; then no engine serves its sessions.
+    fn console(&self) -> Option<&dyn Console> {
         None
     }
 

@@ -24,7 +24,6 @@
 //! - *idle-holds-nothing*: after a turn with nothing unread and nothing owed the session holds no ring.
 //!
 //! A session that hears of others has a mailbox as well, and may have calls in flight (`mail.rs`).
-//!
 //! Read next: `handler.rs` for the traits, `buffer.rs` for the rings, `table.rs` for who owns a session when.
 
 pub mod audience;
@@ -36,6 +35,7 @@ pub mod guard;
 pub mod handler;
 mod mail;
 pub mod mailbox;
+pub mod operator;
 pub mod state;
 mod stream;
 pub mod table;

@@ -31,7 +31,7 @@ pub(crate) fn config(flags: &[&str]) -> Config {
 /// A daemon of these flags that listens where the kernel chose, and where that is.
 pub(crate) fn start(config: &Config) -> (Daemon, SocketAddr) {
     let daemon = Daemon::start(config).expect("the daemon starts");
-    let address = daemon.listening()[0].address;
+    let address = daemon.listening()[0].address.ip().expect("it is on the network");
     (daemon, address)
 }
 

@@ -105,7 +105,8 @@ impl Process {
     pub(crate) fn addresses_of(&self, service: &str) -> Vec<SocketAddr> {
         let begin = format!("listening {service}");
         let lines = self.ready_lines.iter().filter(|line| line.starts_with(&begin));
-        let addresses = lines.map(|line| line.split_once("://").expect("a ready line names an address").1);
+        let on_network = lines.filter(|line| !line.contains(" unix://"));
+        let addresses = on_network.map(|line| line.split_once("://").expect("a ready line names an address").1);
         addresses.map(|address| address.parse().expect("an address with its port")).collect()
     }
 
