@@ -182,9 +182,14 @@ pub struct ServeArgs {
         help = with_default("Threads for work on the processors that belongs on no worker; auto: as many as cores", "auto"))]
     pub jobs: Option<String>,
 
+    /// Threads for files
+    #[arg(long, value_name = "N|auto", help_heading = SCHEDULING,
+        help = with_default("Threads that read files; auto: twice as many as cores, and 4 at least", "auto"))]
+    pub file_jobs: Option<String>,
+
     /// Jobs that wait
     #[arg(long, value_name = "N", help_heading = SCHEDULING,
-        help = help("job_backlog", "How much of such work may wait for a thread; more is done by whoever brings it"))]
+        help = help("job_backlog", "How much of such work may wait for a thread; more is done by whoever brings it, but for files, whose clients wait"))]
     pub job_backlog: Option<String>,
 
     /// Size of a ring
@@ -304,6 +309,7 @@ impl ServeArgs {
             ("pin", &self.pin),
             ("placement", &self.placement),
             ("jobs", &self.jobs),
+            ("file_jobs", &self.file_jobs),
             ("job_backlog", &self.job_backlog),
             ("max_frame", &self.max_frame),
             ("max_demand", &self.max_demand),

@@ -1,9 +1,12 @@
-//! [`Jobs`]: a bounded pool for work on the processors that belongs on no worker: the only user of `rayon`.
+//! [`Jobs`]: a bounded pool for work on the processors that belongs on no worker; and, in `jobs/line.rs`, threads for work that
+//! waits for files. The only users of `rayon`.
 //!
 //! A job touches no client's socket. It is taken or refused at once, and what it has to say it posts, without waiting. The
 //! threads are started when the first job comes: a daemon whose clients ask for none has none.
 //!
-//! Read next: `session/mailbox.rs`.
+//! Read next: `jobs/line.rs`, then `session/mailbox.rs`.
+
+pub mod line;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};

@@ -13,6 +13,7 @@ mod kernel;
 #[path = "support/random.rs"]
 mod random;
 
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,7 @@ use maitred::random::Random;
 use maitred::session::buffer::{Budget, Leases};
 use maitred::session::handler::{Call, Chunks, Closed, Handler, Mailing, Means, Moment, Next, Reply, Sending, Tally};
 use maitred::session::mailbox::{Address, Limits, Mailbox, Message, Posted, Rouse};
+use maitred::session::part::{Brought, Part};
 use maitred::session::state::Reasons;
 use maitred::session::{Session, TurnEnd};
 
@@ -89,8 +91,16 @@ impl Call for Later {
         self.0.len()
     }
 
-    fn run(self: Box<Self>, _moment: &Moment, _is_wanted: &dyn Fn() -> bool) -> Message {
-        self.0.into()
+    fn run(self: Box<Self>, _moment: &Moment, _is_wanted: &dyn Fn() -> bool) -> Brought {
+        let (head, payload) = self.0.split_at(HEAD);
+        // Of some the payload lies in a file.
+        if payload.is_empty() || payload[0] % 8 > 0 {
+            return Message::from(self.0).into();
+        }
+        let file = tempfile::tempfile().expect("a temporary file");
+        file.write_all_at(payload, 3).expect("it can be written");
+        let part = Part { file: Arc::new(file), from: 3, bytes: payload.len() };
+        Brought::from(Message::from(head)).with_part(part)
     }
 }
 
@@ -236,8 +246,8 @@ impl Others {
         if !self.calls.is_empty() && (!may_post || random.once_in(2)) {
             let call = self.calls.swap_remove(random.below(self.calls.len()));
             let bytes = call.bytes();
-            let message = call.run(&moment(), &|| true);
-            if self.address.reply(message, bytes) {
+            let brought = call.run(&moment(), &|| true);
+            if self.address.reply(brought, bytes) {
                 self.told.rouse(0);
             }
             return true;

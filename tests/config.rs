@@ -88,7 +88,7 @@ fn refused(text: impl AsRef<[u8]>) -> String {
 fn wrong_files_are_named_with_line_key_and_what_was_expected() {
     let all_keys = "one of engine, summary, listen, workers, queue, low_water, wake, batch, spin, budget, ring, rearm, \
                     assist, stages, pin, placement, min_processes, max_processes, min_spare, max_spare, \
-                    jobs, job_backlog, udp_public, udp_source_rate, udp_total_rate, udp_limit_local, udp_buffer, udp_mmsg, \
+                    jobs, file_jobs, job_backlog, udp_public, udp_source_rate, udp_total_rate, udp_limit_local, udp_buffer, udp_mmsg, \
                     udp_gso, udp_gro, max_connections, max_buffers, max_frame, max_demand, idle_timeout, write_timeout, \
                     drain_timeout";
     let table = [

@@ -38,6 +38,7 @@ use maitred::session::handler::{
     Call, Chunks, Closed, Handler, Lane, Mailing, Moment, Next, Pace, Reply, Sending, Service,
 };
 use maitred::session::mailbox::{Address, Limits, Message};
+use maitred::session::part::Brought;
 
 use client::{Client, text};
 use daemon::Daemon;
@@ -238,12 +239,12 @@ impl Call for Toil {
         if self.0.is_ascii_uppercase() { Lane::Cpu } else { Lane::Worker }
     }
 
-    fn run(self: Box<Self>, _moment: &Moment, _is_wanted: &dyn Fn() -> bool) -> Message {
+    fn run(self: Box<Self>, _moment: &Moment, _is_wanted: &dyn Fn() -> bool) -> Brought {
         assert!(!b"xX".contains(&self.0), "told to panic");
         if self.0 == b'z' {
             std::thread::sleep(Duration::from_millis(300));
         }
-        Message::from([self.0])
+        Message::from([self.0]).into()
     }
 }
 

@@ -7,7 +7,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::settings::{Limits, LowWater, MAX_WORKERS, Placement, Rearm, Settings, Wake, available_cores};
+use super::settings::{Limits, LowWater, MAX_WORKERS, Placement, Rearm, Settings, Wake, available_cores, file_threads};
 pub(crate) use crate::units::shown;
 use crate::units::{parse_duration, parse_size, show_duration, show_size};
 
@@ -253,6 +253,18 @@ pub(super) const KEYS: &[Key] = &[
             }
         },
         value: |settings| Value::Count(settings.jobs),
+    },
+    Key {
+        name: "file_jobs",
+        form: Form::Count { words: &["auto"], min: 1, max: MAX_WORKERS },
+        live: Live::No,
+        set: |settings, value| {
+            settings.file_jobs = match value {
+                Value::Word(_) => file_threads(),
+                value => value.count(),
+            }
+        },
+        value: |settings| Value::Count(settings.file_jobs),
     },
     Key {
         name: "job_backlog",

@@ -48,7 +48,10 @@ pub struct Settings {
     /// Read by the engine at start, if a service has work for the processors that belongs on no worker: the threads for it.
     /// Default: as many as there are cores.
     pub jobs: usize,
-    /// Read by whoever has such work: how much of it may wait for a thread. Default [`JOB_BACKLOG`].
+    /// Read by the engine at start, if a service reads files: the threads for that. Default: twice as many as
+    /// there are cores, and 4 at least.
+    pub file_jobs: usize,
+    /// Read by whoever has work for either of these pools: how much of it may wait for a thread. Default [`JOB_BACKLOG`].
     pub job_backlog: usize,
     /// Read at start: how datagrams are moved, and who is answered.
     pub datagrams: DatagramSettings,
@@ -291,11 +294,17 @@ impl Default for Settings {
             placement: Placement::ReusePort,
             processes: Processes { min: MIN_PROCESSES, max: MAX_PROCESSES, min_spare: MIN_SPARE, max_spare: MAX_SPARE },
             jobs: available_cores(),
+            file_jobs: file_threads(),
             job_backlog: JOB_BACKLOG,
             datagrams: DatagramSettings::default(),
             limits: Limits::default(),
         }
     }
+}
+
+/// Threads for files: they mostly wait for a disk, which serves several at once.
+pub(super) fn file_threads() -> usize {
+    (2 * available_cores()).clamp(4, MAX_WORKERS)
 }
 
 /// Cores that this process may use, by affinity and control group; one if the system does not say.

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::accept::share_ports;
 use super::endpoint::Endpoint;
@@ -24,9 +24,12 @@ use crate::clock::Clock;
 use crate::config::{Limits, LowWater, MAX_WORKERS, Settings, Tuning};
 use crate::error::Error;
 use crate::jobs::Jobs;
+use crate::jobs::line::Line;
 use crate::metrics::counters::PollCounters;
+use crate::net::os;
 use crate::net::poller::Poller;
 use crate::net::shared::{Shared, Zeroed};
+use crate::session::handler::Service;
 use crate::session::state::Reasons;
 
 /// What the parts of an engine share.
@@ -39,6 +42,8 @@ pub(super) struct Common {
     pub(super) clock: Clock,
     /// Where calls for the pool of the processors go; none if this engine runs them itself.
     pub(super) jobs: Option<Jobs>,
+    /// Where calls for files go, begun with the first service that has some; none if this engine runs them itself.
+    files: Option<OnceLock<Line>>,
     /// In memory that child processes share, for those engines that have some.
     orders: Shared<Orders>,
     /// One for each front. Some engines add fronts while they serve.
@@ -57,6 +62,7 @@ impl Common {
         let (settings, needs) = (start.settings.clone(), std::mem::take(&mut start.needs));
         let jobs = start.has_jobs.then(|| Jobs::new(settings.jobs, settings.job_backlog));
         let services = start.service_names.clone().into();
+        let files = start.has_jobs.then(OnceLock::new);
         let mut endpoints = std::mem::take(&mut start.endpoints).into_iter();
         let made = Growing::new(MAX_WORKERS);
         for _ in 0..desks {
@@ -66,18 +72,21 @@ impl Common {
         let orders = Shared::<Orders>::new(1).map_err(|reason| Error::resource("share memory", reason))?;
         orders[0].set_timeouts(&settings.limits);
         orders[0].tune(&settings.tuning());
-        Ok(Common {
+        let common = Common {
             settings,
             needs,
             services,
             clock: start.clock,
             jobs,
+            files,
             orders,
             live: AtomicUsize::new(0),
             endpoints: AtomicUsize::new(desks.iter().map(|desk: &Desk| desk.endpoints.len()).sum()),
             desks,
             closed: AtomicUsize::new(0),
-        })
+        };
+        std::mem::take(&mut start.with_files).iter().try_for_each(|service| common.begin_files(&**service))?;
+        Ok(common)
     }
 
     /// Adds a desk, at which nobody is yet; its number. For one thread at a time.
@@ -137,10 +146,32 @@ impl Common {
                 }
             }
         }
+        services.iter().try_for_each(|service| self.begin_files(&**service))?;
         // Known-before-the-first; and every desk is rung.
         services.iter().for_each(|service| self.needs.add(&**service));
         self.desks.iter().zip(errands).for_each(|(desk, changes)| desk.leave(Errand::Listen(changes)));
         Ok(())
+    }
+
+    /// Sees to it that there are threads for the files of this service, and that what it sweeps is swept, before anybody can
+    /// connect.
+    fn begin_files(&self, service: &dyn Service) -> Result<(), Error> {
+        let Some(files) = self.files.as_ref().filter(|_| service.has_file_jobs()) else { return Ok(()) };
+        let begin = || -> io::Result<()> {
+            if files.get().is_none() {
+                let Settings { file_jobs, job_backlog, .. } = self.settings;
+                // Whoever was quicker has the same.
+                let _ = files.set(Line::start(file_jobs, job_backlog, os::give_way)?);
+            }
+            let line = files.get().expect("it was begun");
+            service.sweep().map_or(Ok(()), |sweep| line.keep_sweeping(&sweep))
+        };
+        begin().map_err(|reason| Error::resource("start the threads for files", reason))
+    }
+
+    /// Where calls for files go, unless whoever has one runs it.
+    pub(super) fn files(&self) -> Option<&Line> {
+        self.files.as_ref().and_then(OnceLock::get)
     }
 
     /// Whether the settings are right with so many workers.

@@ -8,6 +8,7 @@ use super::front::{Arrival, Refusal};
 use crate::net::batch::send_messages;
 use crate::net::socket::Socket;
 use crate::session::mailbox::Rouse;
+use crate::session::part::Part;
 use crate::session::{Session, Stream};
 
 /// A session and the socket under it. Dropping it closes the socket.
@@ -65,6 +66,10 @@ impl Stream for &Socket {
     fn write_each(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let messages: Vec<&[IoSlice<'_>]> = slices.chunks(1).collect();
         send_messages(self.as_fd(), &messages)
+    }
+
+    fn send_file(&mut self, part: &Part) -> io::Result<usize> {
+        Socket::send_file(self, &part.file, part.from, part.bytes)
     }
 
     fn finish(&mut self) -> io::Result<()> {

@@ -145,6 +145,8 @@ pub struct Start {
     has_jobs: bool,
     /// Of all services that may ever be carried, if somebody may ask who is here; none otherwise.
     service_names: Vec<&'static str>,
+    /// Services that have work for the threads for files.
+    with_files: Vec<Arc<dyn Service>>,
 }
 
 impl Start {
@@ -159,8 +161,10 @@ impl Start {
         let needs = Needs::default();
         listeners.iter().for_each(|served| needs.add(&*served.service));
         endpoints.iter().for_each(|endpoint| needs.add(endpoint.service()));
+        let with_files = listeners.iter().map(|served| Arc::clone(&served.service));
+        let with_files = with_files.filter(|service| service.has_file_jobs()).collect();
         let (endpoints, service_names) = (vec![endpoints], Vec::new());
-        Start { settings, listeners, endpoints, most_sessions, clock, needs, has_jobs: true, service_names }
+        Start { settings, listeners, endpoints, most_sessions, clock, needs, has_jobs: true, service_names, with_files }
     }
 
     /// The same for an engine that is to be asked for its [sessions](Running::sessions), by somebody who knows services by

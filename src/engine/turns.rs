@@ -146,9 +146,14 @@ impl<'a> Turns<'a> {
         if !is_wanted() {
             return None;
         }
-        match &common.jobs {
-            Some(jobs) if call.lane() == Lane::Cpu => {
+        match (call.lane(), &common.jobs, common.files()) {
+            (Lane::Cpu, Some(jobs), _) => {
                 self.submit(jobs, Placed { call, address }, ready_ns);
+                None
+            }
+            (Lane::Files, _, Some(files)) => {
+                let waits = files.submit(job(common.clock, Placed { call, address }, ready_ns));
+                self.counters.jobs_waited.add(u64::from(waits));
                 None
             }
             _ => {
@@ -163,15 +168,8 @@ impl<'a> Turns<'a> {
         }
     }
 
-    fn submit(&self, jobs: &Jobs, Placed { call, address }: Placed, ready_ns: Option<u64>) {
-        let clock = self.common.clock;
-        let submitted = jobs.submit(move || {
-            let moment = Moment::new(clock, None, ready_ns, clock.now_ns());
-            if run_call(call, &address, &moment, &|| !address.is_over()) {
-                address.tell();
-            }
-        });
-        if let Err(job) = submitted {
+    fn submit(&self, jobs: &Jobs, placed: Placed, ready_ns: Option<u64>) {
+        if let Err(job) = jobs.submit(job(self.common.clock, placed, ready_ns)) {
             // As many wait as may: it is run here, and what would bring more waits meanwhile.
             self.counters.jobs_refused.add(1);
             job();
@@ -291,14 +289,28 @@ impl<'a> Turns<'a> {
     }
 }
 
+/// Runs a call on a thread of a pool, unless its session has ended by then, and tells the engine what it must be told.
+fn job(clock: Clock, Placed { call, address }: Placed, ready_ns: Option<u64>) -> impl FnOnce() + Send + 'static {
+    move || {
+        let is_wanted = || !address.is_over();
+        if !is_wanted() {
+            return;
+        }
+        let moment = Moment::new(clock, None, ready_ns, clock.now_ns());
+        if run_call(call, &address, &moment, &is_wanted) {
+            address.tell();
+        }
+    }
+}
+
 /// Runs a call and leaves what it brings. True if its session is to be told.
 fn run_call(call: Box<dyn Call>, address: &Address, moment: &Moment, is_wanted: &dyn Fn() -> bool) -> bool {
     let call_bytes = call.bytes();
     match catch_unwind(AssertUnwindSafe(|| call.run(moment, is_wanted))) {
-        Ok(message) => address.reply(message, call_bytes),
+        Ok(brought) => address.reply(brought, call_bytes),
         Err(_) => {
             error!("a call of a session's service panicked; the session ends");
-            address.fail()
+            address.fail(Closed::Panicked)
         }
     }
 }

@@ -57,6 +57,8 @@ pub struct TurnCounters {
     pub calls: Count,
     /// Calls that were run on the spot because the pool for them had taken as many as it may.
     pub jobs_refused: Count,
+    /// Calls that waited, and their sessions with them, for a place in the pool for files.
+    pub jobs_waited: Count,
     /// Messages that sessions took from their mailboxes.
     pub posts: Count,
     /// Messages that were refused because a mailbox was full.
@@ -98,6 +100,7 @@ impl TurnCounters {
             turns,
             calls,
             jobs_refused,
+            jobs_waited,
             posts,
             posts_refused,
             post_wakes,
@@ -118,6 +121,7 @@ impl TurnCounters {
         turns.move_to(&totals.turns);
         calls.move_to(&totals.calls);
         jobs_refused.move_to(&totals.jobs_refused);
+        jobs_waited.move_to(&totals.jobs_waited);
         posts.move_to(&totals.posts);
         posts_refused.move_to(&totals.posts_refused);
         post_wakes.move_to(&totals.post_wakes);

@@ -143,7 +143,7 @@ macro_rules! snapshot {
 snapshot! {
     /// What one thread's turns came to.
     TurnSummary of TurnCounters {
-        turns, calls, jobs_refused, posts, posts_refused, post_wakes, read_bytes, written_bytes, read_blocks, write_blocks,
+        turns, calls, jobs_refused, jobs_waited, posts, posts_refused, post_wakes, read_bytes, written_bytes, read_blocks, write_blocks,
         budget_stops, starved, again, carried, parks, yields, worker_wakes, poller_wakes,
     }
 }
@@ -206,6 +206,7 @@ pub const TURNS: &[&str] = &[
     "turns",
     "calls",
     "jobs_refused",
+    "jobs_waited",
     "posts",
     "posts_refused",
     "post_wakes",
@@ -315,10 +316,10 @@ impl Summary {
         let all = || self.worker_turns.iter().chain(&self.poller_turns);
         let sum = |count: fn(&TurnSummary) -> Option<u64>| all().filter_map(count).sum::<u64>();
         let (posts, refused, wakes) = (sum(|t| t.posts), sum(|t| t.posts_refused), sum(|t| t.post_wakes));
-        let (calls, inline) = (sum(|t| t.calls), sum(|t| t.jobs_refused));
+        let (calls, inline, waited) = (sum(|t| t.calls), sum(|t| t.jobs_refused), sum(|t| t.jobs_waited));
         if posts + refused + wakes + calls > 0 {
             write!(out, "mail       posts {posts}  refused {refused}  told {wakes} times")?;
-            writeln!(out, "   calls {calls}  jobs run inline {inline}")?;
+            writeln!(out, "   calls {calls}  jobs run inline {inline}  in line {waited}")?;
         }
         Ok(())
     }

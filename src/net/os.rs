@@ -52,6 +52,16 @@ pub fn takes_output(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
     retry(|| poll(&mut polled, Some(&timeout))).is_ok_and(|ready| ready > 0)
 }
 
+/// How much less than others a thread that gives way has of a processor, in the kernel's own steps. Guess: a tenth of what
+/// a worker has that wants it too, so that neither starves.
+const GIVES_WAY_BY: i32 = 10;
+
+/// Has the calling thread give way to others who want its processor.
+pub fn give_way() {
+    // Nobody is refused to want less.
+    let _ = rustix::process::setpriority_process(None, GIVES_WAY_BY);
+}
+
 /// Lets the kernel end this thread's timed waits on time, rather than up to 50 µs late to save power.
 pub fn sharpen_timers() {
     let shortest = std::num::NonZeroU64::new(1);

@@ -163,6 +163,11 @@ impl Ring {
         self.push_harmless(opcode::PollAdd::new(fd(source), events).build(), key);
     }
 
+    /// Completes once, when a socket takes output.
+    pub fn poll_output(&mut self, target: BorrowedFd<'_>, key: u64) {
+        self.push_harmless(opcode::PollAdd::new(fd(target), u32::from(PollFlags::OUT.bits())).build(), key);
+    }
+
     /// Hands over what was asked for and waits until something completes, the timeout passes or a signal comes; None waits
     /// without end. How many completions there are to be taken; operations asked for meanwhile may add to them.
     ///

@@ -3,6 +3,7 @@
 //! One slice goes through `recv` and `send`, which the kernel serves a little quicker than the vectored calls; two go
 //! through `readv` and `writev`, so that a ring that wraps still costs one call.
 
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -97,6 +98,25 @@ impl Socket {
         match slices {
             [only] => retry(|| rustix::net::send(&self.0, only, SendFlags::NOSIGNAL)),
             several => retry(|| rustix::io::writev(&self.0, several)),
+        }
+    }
+
+    /// Sends `bytes` of a file from `from` on, from where the kernel has them. Waits for those that it has not.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the socket takes nothing; `UnexpectedEof` when the file has no such bytes, or they cannot be read;
+    /// otherwise what broke the connection.
+    pub fn send_file(&self, file: &File, from: u64, bytes: usize) -> io::Result<usize> {
+        let count = retry(|| {
+            let mut from = from;
+            rustix::fs::sendfile(&self.0, file, Some(&mut from), bytes)
+        });
+        match count {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, error))
+            }
+            count => count,
         }
     }
 

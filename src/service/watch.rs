@@ -19,6 +19,7 @@ use crate::session::audience::Audience;
 use crate::session::framing::{Found, Framer, Framing, LINE_BYTES_MAX};
 use crate::session::handler::{Call, Chunks, Handler, Lane, Mailing, Moment, Next, Pace, Reply, Sending, Service};
 use crate::session::mailbox::{Address, Limits, Mailbox, Message};
+use crate::session::part::Brought;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "watch",
@@ -311,9 +312,9 @@ impl Call for SetAside {
         self.text.len()
     }
 
-    fn run(self: Box<Self>, _moment: &Moment, _is_wanted: &dyn Fn() -> bool) -> Message {
+    fn run(self: Box<Self>, _moment: &Moment, _is_wanted: &dyn Fn() -> bool) -> Brought {
         let text = Text::new(&self.text).expect("it was taken as one");
-        self.watched.answer(self.watched.cell().set(text)).into()
+        Message::from(self.watched.answer(self.watched.cell().set(text))).into()
     }
 }
 

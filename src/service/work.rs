@@ -26,6 +26,7 @@ use crate::session::datagram::{Bound, DatagramReply, Datagrams};
 use crate::session::framing::{Found, Framer, Framing};
 use crate::session::handler::{Call, Chunks, Handler, Lane, Mailing, Moment, Next, Pace, Reply, Sending, Service};
 use crate::session::mailbox::{Address, Limits, Message, message_of};
+use crate::session::part::Brought;
 use crate::spend::{self, Kind, spend};
 
 pub(super) const ENTRY: Entry = Entry {
@@ -363,7 +364,7 @@ impl Call for Served {
         self.message.len()
     }
 
-    fn run(self: Box<Self>, moment: &Moment, is_wanted: &dyn Fn() -> bool) -> Message {
+    fn run(self: Box<Self>, moment: &Moment, is_wanted: &dyn Fn() -> bool) -> Brought {
         let Served { request, ready_ns, place, mut message } = *self;
         drop(place);
         spend(request.kind, request.demand_ns, is_wanted);
@@ -372,7 +373,7 @@ impl Call for Served {
         let bytes = Arc::get_mut(&mut message).expect("nobody else has it yet");
         let (head, payload) = bytes.split_at_mut(answer.head());
         answer.write(payload.len(), head);
-        message
+        message.into()
     }
 }
 

@@ -13,13 +13,16 @@
 //! Read next: [`Session`](super::Session), which drives a handler; `service/echo.rs`, the smallest one.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
 
 use memchr::memchr;
 
 use super::buffer::{Leases, Outbound};
 use super::datagram::Datagrams;
-use super::mailbox::{Address, Limits, Message};
+use super::mailbox::{Address, Limits};
 use super::operator::Console;
+use super::part::Brought;
 use crate::clock::Clock;
 
 /// A protocol, one value per listener, shared by every thread of the engine.
@@ -60,6 +63,16 @@ pub trait Service: Send + Sync {
         false
     }
 
+    /// Whether it makes calls for [`Lane::Files`].
+    fn has_file_jobs(&self) -> bool {
+        false
+    }
+
+    /// What is to be done again and again, beside its sessions, if something is.
+    fn sweep(&self) -> Option<Arc<dyn Sweep>> {
+        None
+    }
+
     /// Whether its sessions reach each other through the memory of the process, so that an engine will not do whose sessions
     /// are in processes of their own.
     fn meets_in_memory(&self) -> bool {
@@ -79,6 +92,15 @@ pub trait Service: Send + Sync {
     fn reads_clock(&self) -> bool {
         false
     }
+}
+
+/// Work that a service has done every so often, slice by slice, on the pool for files.
+pub trait Sweep: Send + Sync {
+    /// From the end of one to the beginning of the next.
+    fn every(&self) -> Duration;
+
+    /// Does the next slice: as much as may hold up the jobs of clients. False when this was the last one.
+    fn slice(&self) -> bool;
 }
 
 /// What a service asks for so that its sessions hear of others, and of their own calls.
@@ -200,11 +222,13 @@ pub enum Closed {
     Panicked,
     /// It took too little of what others sent it.
     Evicted,
+    /// It could not be given what it had been promised: the rest of a file that was cut short meanwhile.
+    Failed,
 }
 
 impl Closed {
     /// All the ways, in the order in which they are printed. The position is the index of the counter.
-    pub const ALL: [Closed; 11] = [
+    pub const ALL: [Closed; 12] = [
         Closed::Finished,
         Closed::PeerClosed,
         Closed::Reset,
@@ -216,6 +240,7 @@ impl Closed {
         Closed::Drained,
         Closed::Panicked,
         Closed::Evicted,
+        Closed::Failed,
     ];
 
     /// The name in logs and in the summary.
@@ -232,6 +257,7 @@ impl Closed {
             Closed::Drained => "drained",
             Closed::Panicked => "panicked",
             Closed::Evicted => "evicted",
+            Closed::Failed => "failed",
         }
     }
 }
@@ -328,7 +354,7 @@ pub trait Call: Send {
 
     /// Does the work. One that takes long asks now and then whether it `is_wanted`: if not, the session is over or about to
     /// be, somebody waits for this thread, and nobody hears what is returned.
-    fn run(self: Box<Self>, moment: &Moment, is_wanted: &dyn Fn() -> bool) -> Message;
+    fn run(self: Box<Self>, moment: &Moment, is_wanted: &dyn Fn() -> bool) -> Brought;
 }
 
 /// Who runs a call.
@@ -336,8 +362,11 @@ pub trait Call: Send {
 pub enum Lane {
     /// Whoever runs turns: each call is a service request like a turn.
     Worker,
-    /// The pool for work on the CPU, if the engine has one.
+    /// The pool for work on the CPU, if the engine has one. When as many wait there as may, whoever runs turns.
     Cpu,
+    /// The pool for work that waits for files, if the engine has one; never whoever runs turns then. When as many wait there
+    /// as may, the call waits until there is a place, and its session with it.
+    Files,
 }
 
 /// Does the parts of one piece of work side by side.

@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 
 use super::handler::{Call, Closed, Mailing, Sending, Tally};
 use super::mailbox::{Address, Message};
+use super::part::Part;
 
 /// The part of a session that has to do with its mailbox.
 pub(super) struct Mail {
@@ -34,6 +35,8 @@ pub(super) struct Mail {
     /// The backlog is sent before what the rings owe.
     pub(super) leads: bool,
     pub(super) sending: Sending,
+    /// Calls that go on where what is being sent ends: for the engine, once the turn is over.
+    pub(super) following: Vec<Box<dyn Call>>,
 }
 
 impl Mail {
@@ -48,6 +51,7 @@ impl Mail {
             noted: false,
             leads: false,
             sending: mailing.sending,
+            following: Vec::new(),
         }
     }
 
@@ -59,10 +63,20 @@ impl Mail {
         tally.post_wakes += news.wakes;
         self.note_ended(news.silent_calls, news.silent_bytes);
         self.noted |= news.noted;
+        self.follow();
         match (news.failed, news.evicted) {
-            (true, _) => Err(Closed::Panicked),
+            (Some(closed), _) => Err(closed),
             (_, true) => Err(Closed::Evicted),
             _ => Ok(()),
+        }
+    }
+
+    /// What goes on behind the next letter to be sent is begun. In flight before that letter's own call is over, so that no
+    /// input is shown in between.
+    fn follow(&mut self) {
+        if let Some(call) = self.backlog.poll_following() {
+            self.note_calls(std::slice::from_ref(&call));
+            self.following.push(call);
         }
     }
 
@@ -99,6 +113,7 @@ impl Mail {
     pub(super) fn sent(&mut self, mut count: usize) -> usize {
         while let Some(letter) = self.backlog.poll_sent(&mut count) {
             self.mailbox.note_sent(&letter.message);
+            self.follow();
             if let Some(bytes) = letter.of_call {
                 self.note_ended(1, bytes);
             }
@@ -107,11 +122,21 @@ impl Mail {
     }
 }
 
-/// A message for a session.
+/// Something for a session to send.
 pub(super) struct Letter {
     pub(super) message: Message,
+    /// Behind the message.
+    pub(super) part: Option<Part>,
+    /// What goes on where this ends.
+    pub(super) then: Option<Box<dyn Call>>,
     /// If it is the reply to a call of that session: the bytes that the call takes up.
     pub(super) of_call: Option<usize>,
+}
+
+impl Letter {
+    fn len(&self) -> usize {
+        self.message.len() + self.part.as_ref().map_or(0, |part| part.bytes)
+    }
 }
 
 /// Messages that a session has taken and not yet sent, oldest first.
@@ -120,6 +145,8 @@ pub(super) struct Backlog {
     letters: VecDeque<Letter>,
     /// Bytes of the first that have been sent.
     sent: usize,
+    /// Letters with a part of a file.
+    parts: usize,
 }
 
 impl Backlog {
@@ -133,6 +160,7 @@ impl Backlog {
 
     /// Adds messages behind those that are there.
     pub(super) fn append(&mut self, more: &mut VecDeque<Letter>) {
+        self.parts += more.iter().filter(|letter| letter.part.is_some()).count();
         if self.letters.is_empty() {
             std::mem::swap(&mut self.letters, more);
         } else {
@@ -140,22 +168,47 @@ impl Backlog {
         }
     }
 
-    /// What is left of each message.
+    /// Whether a part of a file is among them, which no write can offer.
+    pub(super) fn has_part(&self) -> bool {
+        self.parts > 0
+    }
+
+    /// What is left of each message, up to the first part of a file.
     pub(super) fn slices(&self) -> impl Iterator<Item = &[u8]> {
         let begun = |place: usize| if place == 0 { self.sent } else { 0 };
-        self.letters.iter().enumerate().map(move |(place, letter)| &letter.message[begun(place)..])
+        let mut is_over = false;
+        let before_part = self.letters.iter().take_while(move |letter| {
+            let goes_on = !is_over;
+            is_over = letter.part.is_some();
+            goes_on
+        });
+        before_part.enumerate().map(move |(place, letter)| &letter.message[begun(place).min(letter.message.len())..])
+    }
+
+    /// What is left of the part of a file that is to be sent now, if that is what is to be sent now.
+    pub(super) fn part(&self) -> Option<Part> {
+        let Letter { message, part, .. } = self.letters.front()?;
+        let sent = self.sent.checked_sub(message.len())?;
+        part.as_ref().map(|part| part.behind(sent))
+    }
+
+    /// Takes what follows the first letter.
+    fn poll_following(&mut self) -> Option<Box<dyn Call>> {
+        self.letters.front_mut()?.then.take()
     }
 
     /// The next message of which the last byte is among `count` that have left; takes its bytes off them.
     pub(super) fn poll_sent(&mut self, count: &mut usize) -> Option<Letter> {
-        let left = self.letters.front()?.message.len() - self.sent;
+        let left = self.letters.front()?.len() - self.sent;
         if *count < left {
             self.sent += std::mem::take(count);
             return None;
         }
         *count -= left;
         self.sent = 0;
-        self.letters.pop_front()
+        let letter = self.letters.pop_front()?;
+        self.parts -= usize::from(letter.part.is_some());
+        Some(letter)
     }
 
     /// Gives up the memory of a long list that has been sent.
@@ -173,6 +226,7 @@ mod tests {
 
     use super::super::handler::Moment;
     use super::super::mailbox::{Limits, Mailbox, Posted, Rouse};
+    use super::super::part::Brought;
     use super::*;
 
     struct Nobody;
@@ -188,9 +242,13 @@ mod tests {
             self.0
         }
 
-        fn run(self: Box<Self>, _moment: &Moment, _is_wanted: &dyn Fn() -> bool) -> Message {
-            vec![b'x'; self.0].into()
+        fn run(self: Box<Self>, _moment: &Moment, _is_wanted: &dyn Fn() -> bool) -> Brought {
+            brought(self.0)
         }
+    }
+
+    fn brought(bytes: usize) -> Brought {
+        Message::from(vec![b'x'; bytes]).into()
     }
 
     fn mail(calls: u32, bytes: usize) -> Mail {
@@ -205,7 +263,7 @@ mod tests {
 
     /// A call has been run, and its reply was taken.
     fn answer(mail: &mut Mail, bytes: usize) {
-        let _ = mail.mailbox.reply(vec![b'x'; bytes].into(), bytes);
+        let _ = mail.mailbox.reply(brought(bytes), bytes);
         mail.collect(&mut Tally::default()).expect("it goes on");
     }
 
@@ -256,5 +314,59 @@ mod tests {
         assert!(!mail.can_call());
         assert_eq!(mail.sent(1), 0);
         assert!(mail.can_call());
+    }
+
+    /// Three bytes of a message, `part` bytes of a file, and a call behind them.
+    fn part_of_answer(mail: &mut Mail, part: usize, then: Option<usize>) {
+        let file = Arc::new(tempfile::tempfile().expect("a temporary file"));
+        let mut brought = brought(3).with_part(Part { file, from: 10, bytes: part });
+        if let Some(bytes) = then {
+            brought = brought.followed_by(Box::new(Call(bytes)));
+        }
+        let _ = mail.mailbox.reply(brought, 0);
+        mail.collect(&mut Tally::default()).expect("it goes on");
+    }
+
+    #[test]
+    fn what_follows_is_begun_while_what_comes_before_is_sent_and_no_input_comes_between() {
+        let mut mail = mail(1, 100);
+        call(&mut mail, 0);
+        part_of_answer(&mut mail, 5, Some(0));
+        assert_eq!((mail.following.len(), mail.calls), (1, 2), "the first is the next to be sent");
+        mail.following.clear();
+        part_of_answer(&mut mail, 6, Some(0));
+        assert_eq!((mail.following.len(), mail.calls), (0, 2), "the second waits for the first to leave");
+        assert_eq!(mail.sent(8), 0);
+        assert_eq!((mail.following.len(), mail.calls), (1, 2));
+        assert!(!mail.can_call());
+        mail.following.clear();
+        assert_eq!(mail.sent(9), 0);
+        assert!(mail.backlog.is_empty() && !mail.can_call() && !mail.owes_nothing(), "the last is on its way");
+        part_of_answer(&mut mail, 1, None);
+        assert_eq!(mail.sent(4), 0);
+        assert!(mail.following.is_empty() && mail.owes_nothing() && mail.can_call());
+    }
+
+    #[test]
+    fn a_part_is_offered_when_all_before_it_has_left_and_nothing_behind_it_sooner() {
+        let mut mail = mail(5, 100);
+        for _ in 0..3 {
+            call(&mut mail, 0);
+        }
+        let _ = mail.mailbox.reply(brought(2), 0);
+        part_of_answer(&mut mail, 5, None);
+        let _ = mail.mailbox.reply(brought(4), 0);
+        mail.collect(&mut Tally::default()).expect("it goes on");
+        let offered = |mail: &Mail| mail.backlog.slices().map(<[u8]>::len).collect::<Vec<_>>();
+        let part = |mail: &Mail| mail.backlog.part().map(|part| (part.from, part.bytes));
+        assert_eq!((offered(&mail), part(&mail)), (vec![2, 3], None));
+        assert_eq!(mail.sent(3), 0);
+        assert_eq!((offered(&mail), part(&mail)), (vec![2], None));
+        assert_eq!(mail.sent(2), 0);
+        assert_eq!((offered(&mail), part(&mail)), (vec![0], Some((10, 5))));
+        assert_eq!(mail.sent(2), 0);
+        assert_eq!((offered(&mail), part(&mail)), (vec![0], Some((12, 3))));
+        assert_eq!(mail.sent(3), 0);
+        assert_eq!((offered(&mail), part(&mail)), (vec![4], None));
     }
 }

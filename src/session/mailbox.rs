@@ -22,8 +22,9 @@ use std::fmt;
 use std::ptr;
 use std::sync::Arc;
 
-use super::handler::Parallel;
+use super::handler::{Closed, Parallel};
 use super::mail::{Backlog, Letter};
+use super::part::Brought;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -137,8 +138,8 @@ pub(super) struct News {
     pub(super) silent_bytes: usize,
     /// Somebody asks the handler to look for itself.
     pub(super) noted: bool,
-    /// A call of the session has panicked.
-    pub(super) failed: bool,
+    /// A call of the session has failed, and the session ends like this.
+    pub(super) failed: Option<Closed>,
     /// The session is to end, since it takes too little of what it is sent.
     pub(super) evicted: bool,
     /// Messages of others, taken and refused, and how often the engine was told.
@@ -175,7 +176,7 @@ impl Mailbox {
             return Posted::Full;
         }
         inner.news.posts += 1;
-        let must_tell = self.put(&mut inner, Letter { message, of_call: None });
+        let must_tell = self.put(&mut inner, Letter { message, part: None, then: None, of_call: None });
         drop(inner);
         self.tell_if(must_tell);
         Posted::Taken
@@ -203,15 +204,19 @@ impl Mailbox {
     /// Leaves the reply to a call that takes up so many bytes ([`Call::bytes`](super::handler::Call::bytes)). True if the
     /// engine, which runs the calls, must see to it that the session has a turn.
     #[must_use]
-    pub fn reply(&self, message: Message, call_bytes: usize) -> bool {
-        self.put(&mut self.lock(), Letter { message, of_call: Some(call_bytes) })
+    pub fn reply(&self, brought: Brought, call_bytes: usize) -> bool {
+        if let Some(closed) = brought.closed() {
+            return self.fail(closed);
+        }
+        let Brought { message, part, then, .. } = brought;
+        self.put(&mut self.lock(), Letter { message, part, then, of_call: Some(call_bytes) })
     }
 
-    /// Says that a call has panicked; otherwise like [`reply`](Self::reply).
+    /// Says that a call has failed, and how the session ends; otherwise like [`reply`](Self::reply).
     #[must_use]
-    pub(crate) fn fail(&self) -> bool {
+    pub(crate) fn fail(&self, closed: Closed) -> bool {
         let mut inner = self.lock();
-        inner.news.failed = true;
+        inner.news.failed = Some(closed);
         self.mark_told(&mut inner)
     }
 
@@ -282,7 +287,7 @@ impl Mailbox {
     }
 
     fn put(&self, inner: &mut Inner, letter: Letter) -> bool {
-        if letter.message.is_empty() {
+        if letter.message.is_empty() && letter.part.is_none() {
             // Nothing is sent by a write of nothing.
             inner.news.silent_calls += u32::from(letter.of_call.is_some());
             inner.news.silent_bytes += letter.of_call.unwrap_or(0);

@@ -36,6 +36,8 @@ pub mod handler;
 mod mail;
 pub mod mailbox;
 pub mod operator;
+pub mod part;
+mod send;
 pub mod state;
 mod stream;
 pub mod table;
@@ -43,20 +45,14 @@ pub mod table;
 use std::io::ErrorKind;
 
 use buffer::{Inbound, Leases, Outbound};
-use gather::{Gather, RING_SLICES, with_io_slices};
-use handler::{Chunks, Closed, Handler, Mailing, Means, Next, Reply, Sending, Tally};
-use mail::{Backlog, Mail};
+use gather::with_io_slices;
+use handler::{Chunks, Closed, Handler, Mailing, Means, Next, Reply, Tally};
+use mail::Mail;
 use mailbox::Address;
 use state::Reasons;
 
 pub use stream::Stream;
 use stream::closed_by;
-
-/// Slices of the longest write: as many as `writev` takes.
-const MOST_SLICES: usize = 1024;
-
-/// Slices of a write of a few messages, which is the common one.
-const FEW_SLICES: usize = 16;
 
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +211,7 @@ impl Session {
         self.outbound.settle(means.leases);
         if let Some(mail) = &mut self.mail {
             mail.backlog.settle();
+            means.calls.append(&mut mail.following);
         }
         end
     }
@@ -266,7 +263,7 @@ impl Session {
         while self.answer(means, left_bytes)? {
             changed = true;
         }
-        changed |= self.send(stream, means.tally)?;
+        changed |= self.send(stream, means.tally, left_bytes)?;
         // A frame larger than the ring, of a service that does not gather it: the rest of it could never come.
         let is_full = self.gather_bytes == 0 && !self.inbound.has_room();
         let frame_is_stuck = self.wants_more && is_full && self.rings_owe() == 0;
@@ -455,87 +452,13 @@ impl Session {
         Ok(true)
     }
 
-    fn send(&mut self, stream: &mut impl Stream, tally: &mut Tally) -> Result<bool, Closed> {
-        if !self.may_write {
-            return Ok(false);
-        }
-        let messages = self.mail.as_ref().map_or(0, |mail| mail.backlog.len());
-        match RING_SLICES + messages {
-            _ if messages == 0 && self.rings_owe() == 0 => Ok(false),
-            RING_SLICES => self.send_at_most::<RING_SLICES>(stream, tally),
-            ..=FEW_SLICES => self.send_at_most::<FEW_SLICES>(stream, tally),
-            _ => self.send_at_most::<MOST_SLICES>(stream, tally),
-        }
-    }
-
-    fn send_at_most<const MOST: usize>(&mut self, stream: &mut impl Stream, tally: &mut Tally) -> Result<bool, Closed> {
-        self.choose_lead();
-        let mut gather = Gather::<MOST>::new();
-        let sending = self.mail.as_ref().map_or(Sending::Vectored, |mail| mail.sending);
-        let (leading, following) = match &self.mail {
-            Some(mail) if mail.leads => (Some(&mail.backlog), None),
-            Some(mail) => (None, Some(&mail.backlog)),
-            None => (None, None),
-        };
-        leading.into_iter().flat_map(Backlog::slices).for_each(|slice| gather.push(slice));
-        self.inbound.gather(&mut gather);
-        self.outbound.gather(&mut gather);
-        self.inbound.gather_held(&mut gather);
-        following.into_iter().flat_map(Backlog::slices).for_each(|slice| gather.push(slice));
-        let owed = gather.len();
-        let result = match sending {
-            Sending::Vectored => stream.write(gather.slices()),
-            Sending::Each => stream.write_each(gather.slices()),
-        };
-        let count = match result {
-            Ok(count) => count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(closed_by(&error)),
-        };
-        if count < owed {
-            self.may_write = false;
-            tally.write_blocks += 1;
-        }
-        tally.written_bytes += count as u64;
-        self.transition_sent(count);
-        self.room_in_vain &= count == 0;
-        Ok(count > 0)
-    }
-
-    fn choose_lead(&mut self) {
-        let rings_owe = self.rings_owe() > 0;
-        if let Some(mail) = &mut self.mail {
-            mail.choose_lead(rings_owe);
-        }
-    }
-
-    /// So many bytes have left, in the order in which they were offered.
-    fn transition_sent(&mut self, count: usize) {
-        let mail_leads = self.mail.as_ref().is_some_and(|mail| mail.leads);
-        let count = if mail_leads { self.mail_sent(count) } else { count };
-        let forwarded = self.inbound.sent(count);
-        let said = self.outbound.sent(count - forwarded);
-        if self.outbound.len() == 0 {
-            self.inbound.release_held();
-        }
-        let held = self.inbound.sent(count - forwarded - said);
-        if !mail_leads {
-            let left = self.mail_sent(count - forwarded - said - held);
-            debug_assert_eq!(left, 0, "no more leaves than was offered");
-        }
-        self.choose_lead();
-    }
-
-    fn mail_sent(&mut self, count: usize) -> usize {
-        self.mail.as_mut().map_or(count, |mail| mail.sent(count))
-    }
-
     fn transition_end(&mut self, stream: &mut impl Stream, left_bytes: usize, leases: &mut Leases) -> TurnEnd {
         let starved = leases.take_refused();
         let could_read = self.may_read && self.inbound.has_room();
         let has_room = !self.inbound.has_held() && self.outbound.len() < leases.ring_bytes();
         let could_say = self.wants_room && has_room && !self.room_in_vain;
-        if left_bytes == 0 && (could_read || could_say) {
+        let could_send = self.may_write && self.mail.as_ref().is_some_and(|mail| mail.backlog.part().is_some());
+        if left_bytes == 0 && (could_read || could_say || could_send) {
             return TurnEnd::Again;
         }
         if starved {

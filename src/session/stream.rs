@@ -2,8 +2,13 @@
 //! memory. Read next: [`Session`](super::Session), which reads and writes it.
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::os::unix::fs::FileExt;
 
 use super::handler::Closed;
+use super::part::Part;
+
+/// Bytes of a file that are copied at once where nothing better is to be had.
+const COPIED_BYTES: usize = 64 << 10;
 
 /// What a session reads from and writes to. Neither call may block; `Interrupted` is not passed on.
 pub trait Stream {
@@ -19,6 +24,17 @@ pub trait Stream {
         self.write(slices)
     }
 
+    /// Sends bytes of a file, as far as the stream takes them; a short count says nothing of the next call. `UnexpectedEof`:
+    /// the file does not have them.
+    fn send_file(&mut self, part: &Part) -> io::Result<usize> {
+        let mut bytes = vec![0; part.bytes.min(COPIED_BYTES)];
+        let count = part.file.read_at(&mut bytes, part.from)?;
+        if count == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        self.write(&[IoSlice::new(&bytes[..count])])
+    }
+
     /// Sends the FIN: nothing more will be written.
     fn finish(&mut self) -> io::Result<()>;
 
@@ -29,10 +45,11 @@ pub trait Stream {
     }
 }
 
-/// Which end an error on the stream is. What is not a reset is a peer that can no longer be reached.
+/// Which end an error on the stream is. What is neither a reset nor a file that was cut is a peer that can no longer be reached.
 pub(super) fn closed_by(error: &io::Error) -> Closed {
     match error.kind() {
         ErrorKind::ConnectionReset => Closed::Reset,
+        ErrorKind::UnexpectedEof => Closed::Failed,
         _ => Closed::PeerClosed,
     }
 }

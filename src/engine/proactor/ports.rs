@@ -37,6 +37,7 @@ use crate::net::ring::{Completion, Ring};
 use crate::net::socket::Socket;
 use crate::session::Stream;
 use crate::session::handler::Closed;
+use crate::session::part::Part;
 use crate::session::table::{Claim, Key};
 
 /// Buffers that a port may hold unread before it is not received for. Guess: as much as a turn moves.
@@ -116,6 +117,8 @@ enum Output {
     Copied(Copied),
     /// The send has ended without them; they are to be sent again.
     Returned(Copied),
+    /// To be told when the socket takes some of a file.
+    Polling,
 }
 
 #[derive(Clone, Copy)]
@@ -133,7 +136,7 @@ impl Port {
 
     fn is_quiet(&self) -> bool {
         let receives = matches!(self.input, Input::Receiving { .. } | Input::Polling);
-        !receives && !matches!(self.output, Output::InPlace | Output::Copied(_))
+        !receives && !self.output.is_pending()
     }
 }
 
@@ -193,7 +196,7 @@ impl Ports {
     /// Takes a pending send back, so that the next write finds out for itself what the socket takes.
     pub(super) fn take_back_send(&mut self, key: Key) {
         let port = &self.ports[key.index() as usize];
-        if port.key == key.to_u64() && matches!(port.output, Output::InPlace | Output::Copied(_)) {
+        if port.key == key.to_u64() && port.output.is_pending() {
             self.ring.cancel(port.key << 1 | SEND, CANCEL);
         }
     }
@@ -271,11 +274,17 @@ fn sent(port: &mut Port, outbox: &mut Outbox, completion: Completion) -> News {
                 News { readable: true, read_on: true, ..told }
             }
         },
+        Output::Polling => told,
         _ => panic!("one send at a time"),
     }
 }
 
 impl Output {
+    /// Whether a completion is to come.
+    fn is_pending(&self) -> bool {
+        matches!(self, Output::InPlace | Output::Copied(_) | Output::Polling)
+    }
+
     /// Nothing is to be sent any more, and nothing is pending.
     fn end(&mut self, outbox: &mut Outbox) {
         if let Output::Copied(copied) | Output::Returned(copied) = mem::replace(self, Output::Nothing) {
@@ -320,7 +329,7 @@ impl Wiring for Ports {
         if let Input::Receiving { .. } | Input::Polling = port.input {
             self.ring.cancel(port.key << 1, CANCEL);
         }
-        if let Output::InPlace | Output::Copied(_) = port.output {
+        if port.output.is_pending() {
             self.ring.cancel(port.key << 1 | SEND, CANCEL);
         }
         self.leaving.insert(port.key, Leaver { port, connection, closed });
@@ -400,6 +409,21 @@ impl Stream for PortStream<'_> {
             self.port.output = Output::InPlace;
         }
         if count == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(count) }
+    }
+
+    /// By a system call: the ring's own way from a file to a socket is two operations and a pipe.
+    fn send_file(&mut self, part: &Part) -> io::Result<usize> {
+        self.flush()?;
+        if let Output::Polling = self.port.output {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        assert!(matches!(self.port.output, Output::Nothing), "a part is offered when all before it has left");
+        let sent = self.socket.send_file(&part.file, part.from, part.bytes);
+        if sent.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
+            self.ring.poll_output(self.socket.as_fd(), self.port.key << 1 | SEND);
+            self.port.output = Output::Polling;
+        }
+        sent
     }
 
     fn finish(&mut self) -> io::Result<()> {

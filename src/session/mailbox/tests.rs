@@ -51,7 +51,7 @@ fn only_the_first_post_to_an_empty_mailbox_tells_the_engine() {
     for round in 1..=3 {
         assert_eq!(mailbox.post(message("a")), Posted::Taken);
         mailbox.note();
-        assert!(!mailbox.reply(message("b"), 1), "told already");
+        assert!(!mailbox.reply(message("b").into(), 1), "told already");
         assert_eq!(counter.told(), round);
         let news = mailbox.take(&mut backlog);
         assert_eq!((news.posts, news.wakes, news.noted), (1, 1, true));
@@ -111,7 +111,7 @@ fn what_has_not_left_counts_against_the_limits_wherever_it_is() {
         assert_eq!(mailbox.post(message("9")), Posted::Taken);
     }
     assert_eq!(mailbox.post(message("")), Posted::Full, "four messages");
-    assert!(!mailbox.reply(message("replies are bounded by the calls"), 1));
+    assert!(!mailbox.reply(message("replies are bounded by the calls").into(), 1));
     assert_eq!(mailbox.take(&mut backlog).refused, 3, "since the last look");
 }
 
@@ -123,7 +123,7 @@ fn a_closed_mailbox_takes_replies_and_an_ended_one_nothing() {
     mailbox.note();
     mailbox.evict();
     assert_eq!(counter.told(), 0);
-    assert!(mailbox.reply(message("b"), 1) && !mailbox.is_over());
+    assert!(mailbox.reply(message("b").into(), 1) && !mailbox.is_over());
     mailbox.end();
     assert!(mailbox.is_over());
     assert_eq!(mailbox.post(message("a")), Posted::Gone);
