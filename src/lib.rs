@@ -15,6 +15,7 @@
 //! The modules, in reading order:
 //! - [`session`]: a session's protocol state, its rings, its state word, the table; the traits `Service` and `Handler`;
 //! - [`service`]: the protocols, and their registry; [`spend`]: how `work` spends the time that a request asks for;
+//!   [`digest`]: the hash of `files`;
 //! - [`net`]: every system call;
 //! - [`jobs`]: bounded pools for work that belongs on no worker;
 //! - [`engine`]: who waits for readiness and who runs the turns; `engine/pool` is the reference;
@@ -36,6 +37,7 @@ pub mod clock;
 pub mod config;
 pub mod console;
 pub mod daemon;
+pub mod digest;
 pub mod engine;
 pub mod error;
 pub mod jobs;

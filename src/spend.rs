@@ -4,8 +4,7 @@
 //! services that wait for something else. *Hash* is real work, SHA-256 over as many bytes as take that long on an undisturbed
 //! processor; nothing corrects it while it runs. What one of them costs is measured once per process ([`calibrate`]).
 //!
-//! A long one looks now and then whether anybody still waits for it. The only user of `sha2`. Read next:
-//! `spend/spin.rs`.
+//! A long one looks now and then whether anybody still waits for it. Read next: `spend/spin.rs`.
 
 pub mod spin;
 
@@ -14,10 +13,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use log::{info, warn};
-use sha2::{Digest, Sha256};
 
 use self::spin::{Chain, Processor, Rate, Spin, TRIED_NS};
 use crate::clock;
+use crate::digest::Digest;
 use crate::units::show_duration;
 
 /// How a service time is spent.
@@ -79,7 +78,7 @@ fn sleep(demand_ns: u64, is_wanted: &dyn Fn() -> bool) {
 static BYTES: [u8; 16 << 10] = [0xA5; 16 << 10];
 
 fn hash(bytes: u64, is_wanted: &dyn Fn() -> bool) {
-    let mut digest = Sha256::new();
+    let mut digest = Digest::new();
     let mut left = bytes;
     while left > 0 && is_wanted() {
         let mut now = left.min(LOOK_EVERY_BYTES);
@@ -90,7 +89,7 @@ fn hash(bytes: u64, is_wanted: &dyn Fn() -> bool) {
             now -= piece;
         }
     }
-    black_box(digest.finalize());
+    black_box(digest.finish());
 }
 
 /// How many bytes are hashed in a time.

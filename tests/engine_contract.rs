@@ -232,6 +232,10 @@ conversations! {
         second.expect_end();
         2
     };
+    files_are_looked_at_hashed_and_sent_in_order: One Core "files" "?root=." FINISHED, |server| ask_for_files(server);
+    files_are_copied_to_whom_they_are_sent: One Plain "files" "?root=.&send=copy&piece=4KiB" FINISHED, |server| {
+        ask_for_files(server)
+    };
     clients_that_connect_and_leave: One Plain "echo" "" LEFT, |server| {
         for _ in 0..20 {
             drop(Client::connect(server));
@@ -493,6 +497,28 @@ fn check(conversation: &Conversation) {
         settings.into_iter().map(move |settings| (engine, settings))
     });
     check_all(rows, |(engine, settings)| hold(conversation, engine, settings));
+}
+
+/// Pipelines commands of every kind about a file of this repository.
+fn ask_for_files(server: SocketAddr) -> u64 {
+    let file = include_bytes!("../Cargo.lock");
+    let mut digest = maitred::digest::Digest::new();
+    digest.update(file);
+    let (size, hash) = (file.len(), maitred::digest::hex(&digest.finish()));
+    let modified = std::fs::metadata("Cargo.lock").and_then(|metadata| metadata.modified()).expect("it is there");
+    let modified_s = modified.duration_since(SystemTime::UNIX_EPOCH).expect("it is young").as_secs();
+    let mut client = Client::connect(server);
+    client.send(b"STAT Cargo.lock\r\nHASH Cargo.lock\nGET Cargo.lock\nSTAT src/../Cargo.lock\nGET ../x\nHASH src\n");
+    client.send(b"EAT Cargo.lock\nGET Cargo.lock\nQUIT\nSTAT Cargo.lock\n");
+    client.expect(format!("OK {size} {modified_s}\nOK {hash} {size}\nOK {size}\n").as_bytes());
+    client.expect(file);
+    client.expect(format!("OK {size} {modified_s}\nERR outside it leads out of the root\n").as_bytes());
+    client.expect(b"ERR not-a-file it is no regular file\nERR bad-command STAT, HASH, GET, ADD or DEL and a path; ");
+    client.expect(format!("LIST, CHANGED or QUIT\nOK {size}\n").as_bytes());
+    client.expect(file);
+    client.finish();
+    client.expect_end();
+    1
 }
 
 /// Whether its sessions reach each other through memory, so that processes will not do.

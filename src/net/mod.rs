@@ -7,13 +7,14 @@
 //! in the file system), `socket.rs` (bytes), `udp.rs`
 //! (datagrams, by `batch.rs`), `nudge.rs` (waiting for one socket), `os.rs` (the machine), `process.rs` (what other
 //! processes use of it), `children.rs` (child processes), `companion.rs` (other programs), `shared.rs`, `futex.rs` and `file.rs` (memory that processes
-//! share, sleeping on it, and its files).
+//! share, sleeping on it, and its files), `files.rs` (files that strangers name).
 
 pub mod alarm;
 pub mod batch;
 pub mod children;
 pub mod companion;
 pub mod file;
+pub mod files;
 pub mod futex;
 pub mod listener;
 pub mod local;

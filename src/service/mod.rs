@@ -10,6 +10,7 @@ mod console;
 mod daytime;
 mod discard;
 mod echo;
+pub mod files;
 mod once;
 mod time;
 mod watch;
@@ -74,6 +75,7 @@ pub const SERVICES: &[Entry] = &[
     work::ENTRY,
     chat::ENTRY,
     watch::ENTRY,
+    files::ENTRY,
     console::ENTRY,
 ];
 
