@@ -50,8 +50,25 @@ fn wrong_usage_exits_with_2_and_says_so_in_one_line() {
              echo=tcp://127.0.0.1:7007",
         ),
         (
-            "files=tcp://127.0.0.1:7020",
-            "TARGET: files is not a service that load knows yet; expected one of echo, discard, chat, work",
+            "smtp=tcp://127.0.0.1:25",
+            "TARGET: smtp is not a service that load knows; expected one of echo, discard, chat, work, files",
+        ),
+        (
+            "files=tcp://a:1",
+            "--path: is missing; expected the path of a file below the root of the server, as in --path folder/file",
+        ),
+        (
+            "files=tcp://a:1 --path=",
+            "--path: is empty; expected the path of a file below the root of the server, as in --path folder/file",
+        ),
+        ("tcp://a:1 --path a", "--path: has no meaning for echo; expected it only with files=SCHEME://HOST:PORT"),
+        (
+            "tcp://a:1 --command get",
+            "--command: has no meaning for echo; expected it only with files=SCHEME://HOST:PORT",
+        ),
+        (
+            "files=tcp://a:1 --path a --size 5",
+            "--size: has no meaning for files, which are as long as they are; expected none",
         ),
         (
             "chat=udp://127.0.0.1:7010",
@@ -369,7 +386,7 @@ fn help_names_every_flag_and_the_manual_page_and_completions_have_them() {
         assert!(section.contains(&format!("\\-\\-{}\\fR", flag.replace('-', "\\-"))), "{flag} in\n{section}");
         assert!(completions.contains(&format!("using_subcommand load\" -l {flag} ")), "{flag} in\n{completions}");
         // What is typed there has a meaning, or is refused.
-        if argument.get_action().takes_values() && flag != "histogram" {
+        if argument.get_action().takes_values() && !["histogram", "path"].contains(&flag) {
             let service = if flag == "framing" { "chat=tcp" } else { "work=udp" };
             let others = if flag == "connections" { "" } else { " --connections 2" };
             let line = format!("{service}://a:1 --{flag}=?{others}");

@@ -17,7 +17,8 @@ pub struct LoadArgs {
     /// Whom to put load on
     #[arg(
         value_name = "TARGET",
-        help = "Server and protocol, as [SERVICE=]SCHEME://HOST:PORT; SERVICE: echo (default), discard, chat or work; \
+        help = "Server and protocol, as [SERVICE=]SCHEME://HOST:PORT; SERVICE: echo (default), discard, chat, work or \
+            files; \
             SCHEME: tcp or udp"
     )]
     pub target: String,
@@ -61,6 +62,17 @@ pub struct LoadArgs {
         hide_possible_values = true,
         help = with_default("chat: a u32 length before each message, or an LF behind it", "length"))]
     pub framing: Option<String>,
+
+    /// The file that is asked for
+    #[arg(long, value_name = "PATH", help_heading = REQUESTS,
+        help = "files: which file is asked for, below the root of the server")]
+    pub path: Option<String>,
+
+    /// What of it
+    #[arg(long, value_name = "get|stat|hash", help_heading = REQUESTS, value_parser = ["get", "stat", "hash"],
+        hide_possible_values = true,
+        help = with_default("files: its bytes, its size and age, or its SHA-256", "get"))]
+    pub command: Option<String>,
 
     /// Requests per second
     #[arg(long, value_name = "R", help_heading = ARRIVALS,
@@ -162,6 +174,8 @@ Examples:
       open loop: latency runs from when a request was due, not from when it was sent
   maitred load tcp://127.0.0.1:7007 --connections 64 --slo p99=500us --search
       the largest rate at which 99 of 100 requests take at most 500 us
+  maitred load files=tcp://127.0.0.1:7040 --path big --connections 300
+      transfers of one file, each compared byte by byte with the first
   maitred load udp://[::1]:7007 --rate 1000 --json --histogram echo.hgrm
 
 Every reply is checked. The report goes to stdout, also after errors.

@@ -15,6 +15,7 @@ use crate::load::flight::{Flight, Sent};
 use crate::load::pattern::{CHUNK, Cursor, Pattern, Who};
 use crate::load::plan::{Plan, Service};
 use crate::load::recorder::{ErrorKind, Errors};
+use crate::load::transfer::{Answer, Reference};
 use crate::net::poller::Poller;
 use crate::net::socket::Socket;
 
@@ -45,8 +46,10 @@ pub(super) struct Wire {
     pub(super) refused: usize,
     pub(super) sent_bytes: u64,
     pub(super) received_bytes: u64,
-    inbox: Vec<u8>,
+    pub(super) inbox: Vec<u8>,
     dialogue: Dialogue,
+    /// For a load of files: what was answered before.
+    pub(super) files: Option<Box<Reference>>,
     pub(super) datagrams: bool,
     /// Most requests in flight on one connection.
     depth: usize,
@@ -65,6 +68,8 @@ enum Dialogue {
     Work,
     /// With the frames of the others.
     Chat,
+    /// With a line, and perhaps the bytes of a file, in order.
+    Files,
 }
 
 /// How much of what had come was read.
@@ -121,6 +126,8 @@ pub(super) struct Connection {
     begun: u64,
     /// Apart from the rest, which is looked at for every reply: an echo has none.
     incoming: Option<Box<Incoming>>,
+    /// The same of a load of files.
+    answer: Option<Box<Answer>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -166,6 +173,11 @@ impl Wire {
                 Service::Discard => Dialogue::Discard,
                 Service::Work { .. } => Dialogue::Work,
                 Service::Chat { .. } => Dialogue::Chat,
+                Service::Files { .. } => Dialogue::Files,
+            },
+            files: match plan.service {
+                Service::Files { command, .. } => Some(Box::new(Reference::new(command))),
+                _ => None,
             },
             datagrams: plan.target.scheme == Scheme::Udp,
             depth: plan.depth.unwrap_or(usize::MAX),
@@ -189,6 +201,7 @@ impl Connection {
             read: Cursor::default(),
             begun: 0,
             incoming: None,
+            answer: None,
         }
     }
 
@@ -215,7 +228,7 @@ impl Connection {
         self.state = if wire.datagrams { State::Open } else { State::Connecting { since_ns: now_ns } };
         let start = Cursor { number: self.flight.next(), offset: 0 };
         (self.written, self.read, self.begun) = (start, start, 0);
-        self.incoming = None;
+        (self.incoming, self.answer) = (None, None);
         Ok(())
     }
 
@@ -366,6 +379,7 @@ impl Connection {
                 Dialogue::Echo => self.check_echo(wire, len, now_ns)?,
                 Dialogue::Discard => return Err(ErrorKind::UnexpectedBytes),
                 Dialogue::Work | Dialogue::Chat => self.check_frames(wire, len, now_ns)?,
+                Dialogue::Files => self.check_files(wire, len, now_ns)?,
             }
             if len < wire.inbox.len() && !read_on {
                 return Ok(Received::All);
@@ -438,6 +452,17 @@ impl Connection {
         Ok(())
     }
 
+    /// The request that is to be answered next, if one was sent, and what of its answer has come.
+    pub(super) fn next_answer(&mut self) -> Option<(u64, &mut Answer)> {
+        let number = self.read.number;
+        (number < self.written.begun()).then(|| (number, &mut **self.answer.get_or_insert_default()))
+    }
+
+    /// It has had its answer.
+    pub(super) fn pass_answer(&mut self) {
+        self.read.number += 1;
+    }
+
     fn check_datagram(&mut self, wire: &mut Wire, len: usize, received_ns: u64) -> Result<(), ErrorKind> {
         match wire.dialogue {
             Dialogue::Echo => {
@@ -453,7 +478,7 @@ impl Connection {
                 wire.replies.push(Reply { number, count: 1, received_ns, detail: Detail::Plain });
                 Ok(())
             }
-            Dialogue::Discard => Err(ErrorKind::UnexpectedBytes),
+            Dialogue::Discard | Dialogue::Files => Err(ErrorKind::UnexpectedBytes),
             Dialogue::Work | Dialogue::Chat => {
                 let before = wire.replies.len();
                 if let Some(incoming) = &mut self.incoming {
@@ -550,48 +575,4 @@ impl Incoming {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use rustix::net::{AddressFamily, SocketType, bind, connect, getsockname, socket};
-
-    use super::*;
-    use crate::cli::LoadArgs;
-
-    #[test]
-    fn a_datagram_is_one_whole_reply_or_none() {
-        let target = "work=udp://127.0.0.1:1".to_owned();
-        let plan = Plan::resolve(&LoadArgs { target, size: Some("3".to_owned()), ..LoadArgs::default() });
-        let mut wire = Wire::new(&plan.expect("the flags are right"), SocketAddr::from((Ipv4Addr::LOCALHOST, 1)))
-            .expect("a poller");
-        let mut connection = Connection::new(Who::new(0, 1));
-        connection.flight.ask(0);
-        connection.flight.begin(1, 0);
-        let payload = wire.pattern.stream(connection.who, Cursor::default(), 27)[24..].to_vec();
-        let id = connection.who.id(0).to_be_bytes();
-        let reply = [&31_u32.to_be_bytes()[..], &id, &[0; 16], &[0; 4], &payload].concat();
-        let mut check = |datagram: &[u8]| {
-            wire.inbox[..datagram.len()].copy_from_slice(datagram);
-            let checked = connection.check_datagram(&mut wire, datagram.len(), 1);
-            (checked, wire.replies.drain(..).count())
-        };
-        assert_eq!(check(&reply), (Ok(()), 1));
-        assert_eq!(check(&reply[..reply.len() - 1]), (Err(ErrorKind::Protocol), 0));
-        assert_eq!(check(&[&reply[..], &reply].concat()), (Err(ErrorKind::Protocol), 0));
-        assert_eq!(check(&[&reply[..], &[9; 40]].concat()), (Err(ErrorKind::Protocol), 0));
-        assert_eq!(check(&[]), (Err(ErrorKind::Protocol), 0));
-        assert_eq!(check(&reply), (Ok(()), 1));
-    }
-
-    #[test]
-    fn a_dead_server_is_not_ourselves() {
-        let own = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-        bind(&own, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("some port is free");
-        let address = SocketAddr::try_from(getsockname(&own).expect("it is bound")).expect("an address of TCP");
-        connect(&own, &address).expect("TCP lets a socket connect with itself");
-        let mut connection = Connection::new(Who::new(0, 1));
-        connection.socket = Some(Socket::new(own));
-        let refused = connection.established().expect_err("it would echo whatever it is sent");
-        assert_eq!(refused.kind(), Io::ConnectionRefused);
-    }
-}
+mod tests;

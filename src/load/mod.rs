@@ -15,7 +15,7 @@
 //! The modules, in reading order: `target.rs`, `demand.rs` and `plan.rs` (what is asked), `schedule.rs` (when),
 //! `pattern.rs` (what), `flight.rs`, `recorder.rs` and `breakdown.rs` (requests and their times; pure), `connection.rs`, `connect.rs`,
 //! `client.rs` and `trouble.rs` (sockets, the loop, and what may go wrong), `alertness.rs` (being on time), `room.rs`
-//! (chat), `report.rs` and `table.rs` (what came of it), `search.rs` (how much a server can bear), `interrupt.rs` (being
+//! (chat), `transfer.rs` (files), `report.rs` and `table.rs` (what came of it), `search.rs` (how much a server can bear), `interrupt.rs` (being
 //! ended).
 
 mod alertness;
@@ -35,6 +35,7 @@ pub mod schedule;
 pub mod search;
 pub mod table;
 pub mod target;
+mod transfer;
 mod trouble;
 
 use std::collections::BTreeMap;

@@ -98,6 +98,8 @@ enum Layout {
     ChatLength,
     /// Sender and number in hexadecimal; ends in LF.
     ChatLine,
+    /// A command, always the same.
+    Files,
 }
 
 impl Pattern {
@@ -112,7 +114,13 @@ impl Pattern {
             }
             Service::Chat { framing: Framing::Length } => (Layout::ChatLength, 4 + 12, 4 + size),
             Service::Chat { framing: Framing::Line } => (Layout::ChatLine, 24, size + 1),
+            Service::Files { .. } => (Layout::Files, 0, size),
         };
+        if let Service::Files { command, path } = &plan.service {
+            let one = format!("{} {path}\n", command.name().to_uppercase()).into_bytes();
+            let (frame, frames) = (one.len(), one.repeat((CHUNK + one.len() - 1).div_ceil(one.len())));
+            return Pattern { layout: Layout::Files, prefix: 0, frame, frames, body: Vec::new() };
+        }
         let mut random = Random::at(plan.seed, Stream::Body as u64, 0);
         let mut body: Vec<u8> = (0..CHUNK).map(|_| random.next() as u8).collect();
         if matches!(layout, Layout::ChatLine) {
@@ -214,6 +222,7 @@ impl Pattern {
         let prefix = &mut self.frames[at..at + self.prefix];
         match &self.layout {
             Layout::Plain => unreachable!("it was written above"),
+            Layout::Files => {}
             Layout::Work { kind, payload, .. } => {
                 let length = (WORK_REQUEST_HEADER - 4 + payload) as u32;
                 prefix[..4].copy_from_slice(&length.to_be_bytes());
@@ -245,7 +254,7 @@ impl Pattern {
                 (length as usize == self.frame - 4).then_some((sender, number))
             }
             Layout::ChatLine => Some((u32::try_from(read_hex(&prefix[..8])?).ok()?, read_hex(&prefix[8..24])?)),
-            Layout::Plain | Layout::Work { .. } => None,
+            Layout::Plain | Layout::Work { .. } | Layout::Files => None,
         }
     }
 

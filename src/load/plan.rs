@@ -84,7 +84,7 @@ pub struct Plan {
     pub connections: usize,
     /// A connection is replaced after so many requests; none: never. TCP only, and not chat.
     pub requests_per_connection: Option<u64>,
-    /// Bytes of a request: all of it for echo and discard, the payload for work, the body or the line without its LF
+    /// Bytes of a request: all of it for echo, discard and files, the payload for work, the body or the line without its LF
     /// for chat.
     pub size_bytes: usize,
     /// The measured window, after the warm-up.
@@ -128,6 +128,13 @@ pub enum Service {
         demand: Demand,
         /// How it is spent.
         kind: WorkKind,
+    },
+    /// The same file is asked for, again and again.
+    Files {
+        /// What of it.
+        command: FilesCommand,
+        /// Which one: without LF, and no longer than a line may be.
+        path: String,
     },
 }
 
@@ -176,6 +183,28 @@ pub enum WorkKind {
     Sleep = 1,
     /// On the pool for long computations.
     Hash = 2,
+}
+
+/// What a load asks of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilesCommand {
+    /// Its bytes.
+    Get,
+    /// How large it is, and how old.
+    Stat,
+    /// Its SHA-256.
+    Hash,
+}
+
+impl FilesCommand {
+    /// The name of `--command`.
+    pub fn name(self) -> &'static str {
+        match self {
+            FilesCommand::Get => "get",
+            FilesCommand::Stat => "stat",
+            FilesCommand::Hash => "hash",
+        }
+    }
 }
 
 /// What a latency should keep to: a quantile of it, and the most that it may be.
@@ -250,6 +279,7 @@ impl Service {
             Service::Discard => ServiceKind::Discard,
             Service::Chat { .. } => ServiceKind::Chat,
             Service::Work { .. } => ServiceKind::Work,
+            Service::Files { .. } => ServiceKind::Files,
         }
     }
 }
@@ -343,6 +373,8 @@ fn service(args: &LoadArgs, kind: ServiceKind) -> Result<Service, Error> {
     only_with("--demand", &args.demand, ServiceKind::Work)?;
     only_with("--kind", &args.kind, ServiceKind::Work)?;
     only_with("--framing", &args.framing, ServiceKind::Chat)?;
+    only_with("--path", &args.path, ServiceKind::Files)?;
+    only_with("--command", &args.command, ServiceKind::Files)?;
     Ok(match kind {
         ServiceKind::Echo => Service::Echo,
         ServiceKind::Discard => Service::Discard,
@@ -357,6 +389,11 @@ fn service(args: &LoadArgs, kind: ServiceKind) -> Result<Service, Error> {
                 demand: demand.map_err(|problem| usage("--demand", problem, demand::FORMS))?,
                 kind: word("--kind", &args.kind, &words)?.unwrap_or(WorkKind::Spin),
             }
+        }
+        ServiceKind::Files => {
+            let words = [FilesCommand::Get, FilesCommand::Stat, FilesCommand::Hash].map(|word| (word.name(), word));
+            let command = word("--command", &args.command, &words)?.unwrap_or(FilesCommand::Get);
+            Service::Files { command, path: path(args)? }
         }
     })
 }
@@ -434,6 +471,20 @@ fn requests_per_connection(args: &LoadArgs, kind: ServiceKind, scheme: Scheme) -
     }
 }
 
+/// The path of the file that is asked for.
+fn path(args: &LoadArgs) -> Result<String, Error> {
+    let expected = "the path of a file below the root of the server, as in --path folder/file";
+    let Some(path) = args.path.clone() else { return Err(usage("--path", "is missing", expected)) };
+    let most = MAX_LINE_BYTES - "HASH ".len();
+    let problem = match path.as_str() {
+        "" => "is empty",
+        path if path.contains(['\n', '\0']) || path.ends_with('\r') => "has an end of line or a NUL in it",
+        path if path.len() > most => "is longer than a line may be",
+        _ => return Ok(path),
+    };
+    Err(usage("--path", problem, expected))
+}
+
 /// The bytes that a request may have, and why not fewer or more.
 struct Sizes {
     min: usize,
@@ -443,6 +494,12 @@ struct Sizes {
 }
 
 fn size(args: &LoadArgs, service: &Service, scheme: Scheme) -> Result<usize, Error> {
+    if let Service::Files { command, path } = service {
+        return match args.size {
+            None => Ok(command.name().len() + 1 + path.len() + 1),
+            Some(_) => Err(usage("--size", "has no meaning for files, which are as long as they are", "none")),
+        };
+    }
     let sizes = match (service, scheme) {
         (Service::Echo | Service::Discard, Scheme::Udp) => Sizes {
             min: 8,
@@ -459,7 +516,7 @@ fn size(args: &LoadArgs, service: &Service, scheme: Scheme) -> Result<usize, Err
         (Service::Echo | Service::Discard, _) => {
             Sizes { min: 1, too_small: ": it would be no request", max: GIB, too_large: "" }
         }
-        (Service::Work { .. }, _) => Sizes { min: 0, too_small: "", max: GIB, too_large: "" },
+        (Service::Work { .. } | Service::Files { .. }, _) => Sizes { min: 0, too_small: "", max: GIB, too_large: "" },
         (Service::Chat { framing: Framing::Length }, _) => {
             Sizes { min: 12, too_small: ": a message names its sender and its number", max: GIB, too_large: "" }
         }

@@ -117,11 +117,13 @@ pub enum ErrorKind {
     Duplicate,
     /// Chat: a message that came before an earlier one of the same sender.
     OutOfOrder,
+    /// Files: an answer that says that there is none.
+    ErrorReply,
 }
 
 impl ErrorKind {
     /// All kinds with their names in reports.
-    pub const ALL: [(ErrorKind, &'static str); 12] = [
+    pub const ALL: [(ErrorKind, &'static str); 13] = [
         (ErrorKind::Connect, "connect"),
         (ErrorKind::Refused, "refused"),
         (ErrorKind::Closed, "closed"),
@@ -134,6 +136,7 @@ impl ErrorKind {
         (ErrorKind::Missing, "missing"),
         (ErrorKind::Duplicate, "duplicate"),
         (ErrorKind::OutOfOrder, "out_of_order"),
+        (ErrorKind::ErrorReply, "error_reply"),
     ];
 }
 

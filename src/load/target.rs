@@ -32,6 +32,8 @@ pub enum ServiceKind {
     Chat,
     /// Framed requests that name their own service time.
     Work,
+    /// Files below a folder of the server.
+    Files,
 }
 
 const FORM: &str = "[SERVICE=]SCHEME://HOST:PORT, as in echo=tcp://127.0.0.1:7007";
@@ -76,9 +78,14 @@ impl Target {
             return Err(whole(&format!("has a host with '{}' in it", odd.escape_debug())));
         }
         let target = Target { scheme, host: host.to_owned(), port };
-        if (service, scheme) == (ServiceKind::Chat, Scheme::Udp) {
-            let over_tcp = format!("chat={}", Target { scheme: Scheme::Tcp, ..target });
-            return Err(wrong("chat has members, and datagrams have no connections".to_owned(), &over_tcp));
+        let why_not = match (service, scheme) {
+            (ServiceKind::Chat, Scheme::Udp) => Some("chat has members, and datagrams have no connections"),
+            (ServiceKind::Files, Scheme::Udp) => Some("files are longer than datagrams"),
+            _ => None,
+        };
+        if let Some(problem) = why_not {
+            let over_tcp = format!("{}={}", service.name(), Target { scheme: Scheme::Tcp, ..target });
+            return Err(wrong(problem.to_owned(), &over_tcp));
         }
         Ok((service, target))
     }
@@ -107,7 +114,8 @@ impl fmt::Display for Target {
 
 impl ServiceKind {
     /// All of them.
-    pub const ALL: [ServiceKind; 4] = [ServiceKind::Echo, ServiceKind::Discard, ServiceKind::Chat, ServiceKind::Work];
+    pub const ALL: [ServiceKind; 5] =
+        [ServiceKind::Echo, ServiceKind::Discard, ServiceKind::Chat, ServiceKind::Work, ServiceKind::Files];
 
     /// The name that users type before `=`.
     pub fn name(self) -> &'static str {
@@ -116,15 +124,14 @@ impl ServiceKind {
             ServiceKind::Discard => "discard",
             ServiceKind::Chat => "chat",
             ServiceKind::Work => "work",
+            ServiceKind::Files => "files",
         }
     }
 
     fn from_name(name: &str) -> Result<ServiceKind, Error> {
         ServiceKind::ALL.into_iter().find(|service| service.name() == name).ok_or_else(|| {
-            // `files` is promised; the others are not.
-            let yet = if name == "files" { " yet" } else { "" };
             let known = ServiceKind::ALL.map(ServiceKind::name).join(", ");
-            wrong(format!("{} is not a service that load knows{yet}", shown(name)), &format!("one of {known}"))
+            wrong(format!("{} is not a service that load knows", shown(name)), &format!("one of {known}"))
         })
     }
 }
@@ -190,17 +197,14 @@ mod tests {
             ("unix:///run/a.sock", "unix is not a scheme that load knows; expected tcp or udp"),
             ("http://localhost:80", "http is not a scheme that load knows; expected tcp or udp"),
             ("echo=://localhost:80", "an empty value is not a scheme that load knows; expected tcp or udp"),
-            (
-                "files=tcp://127.0.0.1:7020",
-                "files is not a service that load knows yet; expected one of echo, discard, chat, work",
-            ),
+            ("files=udp://[::1]:7040", "files are longer than datagrams; expected files=tcp://[::1]:7040"),
             (
                 "smtp=tcp://127.0.0.1:25",
-                "smtp is not a service that load knows; expected one of echo, discard, chat, work",
+                "smtp is not a service that load knows; expected one of echo, discard, chat, work, files",
             ),
             (
                 "=tcp://a:25",
-                "an empty value is not a service that load knows; expected one of echo, discard, chat, work",
+                "an empty value is not a service that load knows; expected one of echo, discard, chat, work, files",
             ),
             (
                 "chat=udp://[::1]:7010",

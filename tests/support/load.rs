@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::process::Process;
 
+#[allow(unused_imports, reason = "each test binary uses a part of it")]
 pub(crate) use crate::process::check_all;
 
 /// What a run takes unless its flags say otherwise. The grace ends as soon as all is answered.
