@@ -23,6 +23,7 @@ use super::datagram::Datagrams;
 use super::mailbox::{Address, Limits};
 use super::operator::Console;
 use super::part::Brought;
+use super::upstream::Upstream;
 use crate::clock::Clock;
 
 /// A protocol, one value per listener, shared by every thread of the engine.
@@ -37,6 +38,12 @@ pub trait Service: Send + Sync {
     /// How much others may leave for each of its sessions, and how many calls it may have in flight; None for a service
     /// whose sessions neither hear of others nor make calls.
     fn mailbox(&self) -> Option<Mailing> {
+        None
+    }
+
+    /// Whom its sessions are connected to, for a service whose sessions are pairs: nobody calls [`open`](Service::open) then.
+    /// Asked once the service is [prepared](Service::prepare).
+    fn upstream(&self) -> Option<&Upstream> {
         None
     }
 
@@ -224,11 +231,13 @@ pub enum Closed {
     Evicted,
     /// It could not be given what it had been promised: the rest of a file that was cut short meanwhile.
     Failed,
+    /// Nobody took the connection that it was to be relayed by.
+    Unreachable,
 }
 
 impl Closed {
     /// All the ways, in the order in which they are printed. The position is the index of the counter.
-    pub const ALL: [Closed; 12] = [
+    pub const ALL: [Closed; 13] = [
         Closed::Finished,
         Closed::PeerClosed,
         Closed::Reset,
@@ -241,6 +250,7 @@ impl Closed {
         Closed::Panicked,
         Closed::Evicted,
         Closed::Failed,
+        Closed::Unreachable,
     ];
 
     /// The name in logs and in the summary.
@@ -258,6 +268,7 @@ impl Closed {
             Closed::Panicked => "panicked",
             Closed::Evicted => "evicted",
             Closed::Failed => "failed",
+            Closed::Unreachable => "unreachable",
         }
     }
 }

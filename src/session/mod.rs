@@ -23,8 +23,8 @@
 //! - *slow-reader-stops-itself*: nothing is read while the ring is full of owed bytes.
 //! - *idle-holds-nothing*: after a turn with nothing unread and nothing owed the session holds no ring.
 //!
-//! A session that hears of others has a mailbox as well, and may have calls in flight (`mail.rs`).
-//! Read next: `handler.rs` for the traits, `buffer.rs` for the rings, `table.rs` for who owns a session when.
+//! A session that hears of others has a mailbox as well, and may have calls in flight (`mail.rs`). Read next: `handler.rs` for
+//! the traits, `buffer.rs` for the rings, `table.rs` for who owns a session when, `pair.rs` for a session with two streams.
 
 pub mod audience;
 pub mod buffer;
@@ -36,11 +36,13 @@ pub mod handler;
 mod mail;
 pub mod mailbox;
 pub mod operator;
+pub mod pair;
 pub mod part;
 mod send;
 pub mod state;
 mod stream;
 pub mod table;
+pub mod upstream;
 
 use std::io::ErrorKind;
 
@@ -108,8 +110,7 @@ pub struct Session {
     wants_room: bool,
     /// It was `Talk`: input and the end do not wait for room.
     talks: bool,
-    /// The handler was offered the room that there is and said nothing; it is asked again in the next turn, or sooner
-    /// when some more has left.
+    /// The handler was offered the room that there is and said nothing; asked again when some has left, or next turn.
     room_in_vain: bool,
     /// The handler answered `More` to the unread input; it is shown input again when some has come.
     wants_more: bool,

@@ -54,6 +54,13 @@ impl Reasons {
     /// There is something in the session's mailbox.
     pub const POSTED: Reasons = Reasons(1 << 16);
 
+    /// The second stream of a relay's session holds input.
+    pub const UPSTREAM_READABLE: Reasons = Reasons(1 << 17);
+    /// It takes output again, or has been connected.
+    pub const UPSTREAM_WRITABLE: Reasons = Reasons(1 << 18);
+    /// As [`READ_ON`](Reasons::READ_ON), of the second stream.
+    pub const UPSTREAM_READ_ON: Reasons = Reasons(1 << 19);
+
     const ALL: u64 = 0xff_ff00;
 
     /// Whether any of `others` is among these.
@@ -338,6 +345,9 @@ mod tests {
             Reasons::DRAIN_OVER,
             Reasons::RESUME,
             Reasons::POSTED,
+            Reasons::UPSTREAM_READABLE,
+            Reasons::UPSTREAM_WRITABLE,
+            Reasons::UPSTREAM_READ_ON,
         ];
         let mut seen = Reasons::NONE;
         for reason in all {

@@ -203,9 +203,13 @@ impl Kernel {
 
     /// Asks for what an engine asks for after a turn that left the session idle.
     pub(crate) fn watch(&mut self, session: &Session) {
-        let blocked = session.is_write_blocked();
+        self.watch_for(session.wants_input(), session.is_write_blocked());
+    }
+
+    /// The same of a stream that waits for these.
+    pub(crate) fn watch_for(&mut self, wants_input: bool, blocked: bool) {
         if self.watch == Watch::Oneshot {
-            let asked = (session.wants_input(), blocked);
+            let asked = (wants_input, blocked);
             self.armed = (asked != (false, false)).then_some(asked);
         } else if blocked && !self.output_watched {
             self.output_watched = true;
