@@ -162,10 +162,13 @@ impl Daemon {
 
     /// The same for whoever answers operators.
     fn start_with_doors(config: &Config) -> Result<(Daemon, Doors), Error> {
+        config.listeners.iter().try_for_each(reload::prepare)?;
         let descriptors = os::raise_descriptor_limit();
         let consoles = config.listeners.iter().filter(|asked| asked.service.console().is_some()).count();
         let own = 2 * config.listeners.len() + consoles * console::SESSIONS_MOST + SPARE_DESCRIPTORS;
-        let most_sessions = descriptors.saturating_sub(os::open_descriptors() + own);
+        // A session with two sockets needs two.
+        let each = 1 + usize::from(config.listeners.iter().any(|asked| asked.service.upstream().is_some()));
+        let most_sessions = descriptors.saturating_sub(os::open_descriptors() + own) / each;
         if most_sessions == 0 {
             let reason = io::Error::other(format!(
                 "the process may open {descriptors} descriptors, and needs {SPARE_DESCRIPTORS} besides those of its listeners \
@@ -175,7 +178,6 @@ impl Daemon {
         }
         let mut settings = config.settings.clone();
         lower_to(&mut settings.limits, most_sessions);
-        config.listeners.iter().try_for_each(reload::prepare)?;
         let mut bound = Vec::with_capacity(config.listeners.len());
         let (mut listeners, mut sockets) = (Vec::with_capacity(config.listeners.len()), Vec::new());
         let mut doors = Doors::default();

@@ -21,6 +21,10 @@ mod daemon;
 mod engines;
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/relays.rs"]
+mod relays;
+#[path = "support/targets.rs"]
+mod targets;
 #[path = "support/work.rs"]
 mod work;
 
@@ -423,12 +427,31 @@ conversations! {
     work_of_clients_that_leave_it_in_flight: One Core "work" "" ANY, work::left_in_flight;
     work_that_nobody_may_ask_for_ends_the_session: One Plain "work" "" &["protocol"], work::not_allowed;
     work_for_clients_beside_each_other: Many Core "work" "" FINISHED, work::beside_each_other;
+    relay_of_nothing_is_a_fin_each_way: One Plain "relay" "?to=tcp://{echo}" FINISHED, |server| {
+        let mut client = Client::connect(server);
+        client.finish();
+        client.expect_end();
+        1
+    };
+    relay_of_requests_one_after_the_other: One Core "relay" "?to=tcp://{echo}" FINISHED, relays::requests;
+    relay_both_ways_at_once: One Core "relay" "?to=tcp://{echo}" FINISHED, relays::both_ways;
+    relay_of_a_half_close_from_the_client: One Core "relay" "?to=tcp://{echo}" FINISHED, relays::finished_first;
+    relay_of_a_half_close_from_the_target: One Core "relay" "?to=tcp://{speaker}" FINISHED, relays::heard_out_first;
+    relay_of_a_reset_by_the_target: One Core "relay" "?to=tcp://{resetter}" RESET, relays::reset_by_the_target;
+    relay_of_clients_that_reset: One Core "relay" "?to=tcp://{echo}" ANY, |server| {
+        relays::reset_by_clients(server) + say_and_finish(server, 64)
+    };
+    relay_to_one_hundred_clients: Many Core "relay" "?to=tcp://{echo}&to=tcp://{echo}" FINISHED, |server| {
+        echo_to(100, server)
+    };
+    relay_open_at_the_drain: One Core "relay" "?to=tcp://{echo}" DRAINED, relays::open_at_the_drain;
 }
 
 const FINISHED: &[&str] = &["finished"];
 /// The drain may come before the client's FIN.
 const LEFT: &[&str] = &["finished", "drained", "reset", "peer_closed"];
 const DRAINED: &[&str] = &["drained"];
+const RESET: &[&str] = &["reset"];
 const ANY: &[&str] = &["finished", "drained", "reset", "peer_closed"];
 /// Nothing more could be sent, unless the drain came first.
 const BROKEN: &[&str] = &["reset", "peer_closed", "drained"];
@@ -523,6 +546,7 @@ fn ask_for_files(server: SocketAddr) -> u64 {
 
 /// Whether its sessions reach each other through memory, so that processes will not do.
 fn meets_in_memory(entry: &Entry, query: &str) -> bool {
+    let query = relays::with_targets(query);
     let pairs = query.trim_start_matches('?').split('&').filter_map(|pair| pair.split_once('='));
     let parameters: Vec<_> = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     let bounds = Bounds { max_frame_bytes: 1 << 20, max_demand: Duration::from_secs(10) };
@@ -531,7 +555,7 @@ fn meets_in_memory(entry: &Entry, query: &str) -> bool {
 
 fn hold(conversation: &Conversation, engine: &EngineInfo, settings: &[&str]) {
     let Conversation { service, query, ends, talk, .. } = conversation;
-    let listener = format!("{service}=tcp://127.0.0.1:0{query}");
+    let listener = format!("{service}=tcp://127.0.0.1:0{}", relays::with_targets(query));
     let _told = Told(format!("in the conversation with {listener} on {} {}", engine.name, settings.join(" ")));
     let daemon = Daemon::echo(engine.name, &[&["--listen", &listener][..], settings].concat());
     let connections = talk(daemon.address());

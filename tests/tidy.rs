@@ -43,6 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "session::mailbox",
             "session::operator",
             "session::part",
+            "session::upstream",
             "digest",
             "net::files",
             "spend",

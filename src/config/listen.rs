@@ -164,6 +164,9 @@ impl Asked {
             let field = self.parameters.iter().find(|field| field.key == bad.key).unwrap_or(&self.service);
             let known: Vec<&str> = entry.parameters.iter().map(|(key, _)| *key).collect();
             match known.contains(&bad.key.as_str()) {
+                true if std::ptr::eq(field, &self.service) => {
+                    field.wrong(format!("{} is without {}", entry.name, bad.key), bad.expected)
+                }
                 true => field.wrong(format!("{} does not fit {}", field.shown(), bad.key), bad.expected),
                 false if known.is_empty() => field.wrong(not_a_parameter(entry, &bad.key), "no parameters"),
                 false => field.wrong(not_a_parameter(entry, &bad.key), one_of(&known)),

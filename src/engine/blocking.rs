@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use super::attendance::Listed;
 use super::common::Common;
-use super::connection::{Calls, Connection};
+use super::connection::{Calls, Connection, Ends};
 use super::endpoint::{Endpoint, Outcome};
 use super::turns::Turns;
 use crate::clock::{Clock, TICK, ticks_since};
 use crate::metrics::counters::TurnCounters;
-use crate::net::nudge::{Interest, Sleeper, wait};
+use crate::net::nudge::{Interest, Sleeper, Woken, wait, wait_for_both};
 use crate::session::TurnEnd;
 use crate::session::handler::Closed;
 use crate::session::mailbox::Rouse;
@@ -89,7 +89,7 @@ pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Con
         if listed.is_killed() {
             reasons |= Reasons::KILL;
         }
-        if reasons.intersects(Reasons::READABLE | Reasons::WRITABLE | Reasons::READ_ON) {
+        if reasons.intersects(Reasons::of(false, true, true, true) | Reasons::of(true, true, true, true)) {
             ticks.last_ready.store(tick.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         let end = turns.run(connection, &mut Calls, &ticks, reasons, &tick, None);
@@ -146,30 +146,30 @@ fn wait_for(common: &Common, connection: &Connection, ticks: &Ticks, tick: u32) 
     let interest = Interest { input: session.wants_input(), output: session.is_write_blocked() };
     let orders = common.orders();
     let left = |since: u32, limit: u32| limit.saturating_sub(ticks_since(tick, since));
-    let idle_left = match connection.is_spared() {
-        true => u32::MAX,
-        false => left(ticks.last_ready.load(Ordering::Relaxed), orders.idle_ticks()),
-    };
+    let idle_left = connection
+        .idle_ticks(orders)
+        .map_or(u32::MAX, |limit_ticks| left(ticks.last_ready.load(Ordering::Relaxed), limit_ticks));
     let write_left = match ticks.blocked.load(Ordering::Relaxed) {
         0 => u32::MAX,
         since => left(since, orders.write_ticks()),
     };
     let timers = TICK * idle_left.min(write_left).max(1);
-    let timeout = left_of_drain(common).map_or(timers, |over| over.min(timers));
-    // Who waits for neither waits for calls: a connection that breaks meanwhile would end every wait at once.
-    let socket = (interest.input || interest.output).then(|| connection.socket.as_fd());
-    let woken = wait(socket, interest, Some(timeout));
-    let mut reasons = Reasons::NONE;
-    for (is_so, reason) in [
-        (woken.readable, Reasons::READABLE),
-        (woken.writable, Reasons::WRITABLE),
-        (woken.read_on, Reasons::READ_ON),
-        // A peer that sends on, and quicker than a tick, lets no wait time out.
-        (woken.timed_out || write_left == 0, Reasons::TIMER),
-    ] {
-        if is_so {
-            reasons |= reason;
+    let mut timeout = left_of_drain(common).map_or(timers, |over| over.min(timers));
+    let client = connection.socket.as_fd();
+    let [woken, upstream] = match session {
+        Ends::Two(paired) => {
+            timeout = paired.connecting_left(common.clock.now_ns()).map_or(timeout, |left| left.min(timeout));
+            let upstream = paired.socket().expect("it is being connected from its first turn on").as_fd();
+            wait_for_both([(client, interest), (upstream, paired.interest())], Some(timeout))
         }
-    }
-    reasons
+        // Who waits for neither waits for calls: a connection that breaks meanwhile would end every wait at once.
+        Ends::One(_) => {
+            let socket = (interest.input || interest.output).then_some(client);
+            [wait(socket, interest, Some(timeout)), Woken::default()]
+        }
+    };
+    let reasons = Reasons::of(false, woken.readable, woken.writable, woken.read_on)
+        | Reasons::of(true, upstream.readable, upstream.writable, upstream.read_on);
+    // A peer that sends on, and quicker than a tick, lets no wait time out.
+    if woken.timed_out || write_left == 0 { reasons | Reasons::TIMER } else { reasons }
 }

@@ -1,19 +1,27 @@
-//! What an engine keeps for one session: its socket, its protocol state, and what the poller was last asked about it.
+//! What an engine keeps for one session: its socket, its protocol state, and what the poller was last asked about it. What is
+//! different about a session with two sockets is in `paired.rs`.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use super::common::Orders;
 use super::front::{Arrival, Refusal};
+use super::paired::Paired;
+use crate::clock::Clock;
 use crate::net::batch::send_messages;
 use crate::net::socket::Socket;
-use crate::session::mailbox::Rouse;
+use crate::session::buffer::Leases;
+use crate::session::handler::{Closed, Means};
+use crate::session::mailbox::{Address, Rouse};
+use crate::session::pair::End;
 use crate::session::part::Part;
-use crate::session::{Session, Stream};
+use crate::session::state::Reasons;
+use crate::session::{Session, Stream, TurnEnd};
 
 /// A session and the socket under it. Dropping it closes the socket.
 pub(super) struct Connection {
-    pub(super) session: Session,
+    pub(super) session: Ends,
     pub(super) socket: Socket,
     /// Whether the poller also reports that the socket takes output (edge mode: asked for at most once).
     pub(super) watches_output: bool,
@@ -27,14 +35,123 @@ impl Connection {
     /// A session that has not had its first turn, on the socket that has come; who has mail for it tells `rouse`, with this
     /// key.
     pub(super) fn begin(arrival: Arrival, key: u64, rouse: Arc<dyn Rouse>) -> Result<Connection, Refusal> {
-        let session = arrival.open(key, rouse)?;
+        let session = match arrival.service.upstream() {
+            Some(_) => Ends::Two(Box::new(Paired::new(Arc::clone(&arrival.service), &arrival.socket))),
+            None => Ends::One(arrival.open(key, rouse)?),
+        };
         let Arrival { socket, service, idle_exempt } = arrival;
-        Ok(Connection { session, socket, watches_output: false, idle_exempt, speaks_first: service.speaks_first() })
+        // Who is to be connected does not wait for the client to speak.
+        let speaks_first = service.speaks_first() || matches!(session, Ends::Two(_));
+        Ok(Connection { session, socket, watches_output: false, idle_exempt, speaks_first })
     }
 
-    /// Whether the idle timeout spares it now.
-    pub(super) fn is_spared(&self) -> bool {
-        self.idle_exempt || self.session.has_calls()
+    /// After what silence it is to end; None if the idle timeout spares it now.
+    pub(super) fn idle_ticks(&self, orders: &Orders) -> Option<u32> {
+        match &self.session {
+            _ if self.idle_exempt => None,
+            Ends::One(session) => (!session.has_calls()).then(|| orders.idle_ticks()),
+            Ends::Two(paired) => paired.idle_ticks(orders),
+        }
+    }
+
+    /// Tells the session how it ends, and gives back what it holds.
+    pub(super) fn end(&mut self, closed: Closed, leases: &mut Leases) {
+        match &mut self.session {
+            Ends::One(session) => {
+                session.release(leases);
+                session.handle_closed(closed);
+            }
+            Ends::Two(paired) => paired.end(&self.socket, closed, leases),
+        }
+    }
+}
+
+/// A session has one stream, its client's, or a second one that the engine has connected.
+pub(super) enum Ends {
+    One(Session),
+    Two(Box<Paired>),
+}
+
+impl Ends {
+    /// Does all that can be done now.
+    pub(super) fn turn(
+        &mut self,
+        client: &mut impl Stream,
+        reasons: Reasons,
+        means: &mut Means<'_>,
+        clock: &Clock,
+    ) -> TurnEnd {
+        match self {
+            Ends::One(session) => session.turn(client, reasons, means),
+            Ends::Two(paired) => paired.turn(client, reasons, means, clock),
+        }
+    }
+
+    /// Where others reach it, if they do.
+    pub(super) fn address(&self) -> Option<&Address> {
+        match self {
+            Ends::One(session) => session.address(),
+            Ends::Two(_) => None,
+        }
+    }
+
+    /// Whether something has been left for it.
+    pub(super) fn has_news(&self) -> bool {
+        match self {
+            Ends::One(session) => session.has_news(),
+            Ends::Two(_) => false,
+        }
+    }
+
+    /// Whether the client's socket has refused bytes.
+    pub(super) fn is_write_blocked(&self) -> bool {
+        match self {
+            Ends::One(session) => session.is_write_blocked(),
+            Ends::Two(paired) => paired.pair().is_write_blocked(End::Client),
+        }
+    }
+
+    /// Whether it would read the client's socket if there were input.
+    pub(super) fn wants_input(&self) -> bool {
+        match self {
+            Ends::One(session) => session.wants_input(),
+            Ends::Two(paired) => paired.pair().wants_input(End::Client),
+        }
+    }
+
+    /// Whether some socket has refused bytes.
+    pub(super) fn is_blocked(&self) -> bool {
+        match self {
+            Ends::One(session) => session.is_write_blocked(),
+            Ends::Two(paired) => {
+                let is_blocked = |end| paired.pair().is_write_blocked(end);
+                is_blocked(End::Client) || is_blocked(End::Upstream)
+            }
+        }
+    }
+
+    /// Whether everybody who is still owed bytes has taken some in the last turn, which wrote some if it `moved`.
+    pub(super) fn all_took(&self, moved: bool) -> bool {
+        match self {
+            Ends::One(_) => moved,
+            Ends::Two(paired) => paired.pair().all_took(),
+        }
+    }
+
+    /// Whether all has been sent, and only a FIN is awaited.
+    pub(super) fn is_lingering(&self) -> bool {
+        match self {
+            Ends::One(session) => session.is_lingering(),
+            Ends::Two(paired) => paired.pair().is_lingering(),
+        }
+    }
+
+    /// After how many ticks of silence it wants a turn, beside the timeouts of all; 0 for never.
+    pub(super) fn look_ticks(&self) -> u32 {
+        match self {
+            Ends::One(_) => 0,
+            Ends::Two(paired) => paired.look_ticks(),
+        }
     }
 }
 

@@ -24,6 +24,7 @@ mod growing;
 mod leader_followers;
 mod loops;
 mod needs;
+mod paired;
 mod parking;
 mod pool;
 pub mod prefork;

@@ -299,8 +299,10 @@ impl Floor for Completions {
         self.sessions.has_mail()
     }
 
-    /// Sessions are not watched by the poller.
-    fn handle_event(&mut self, _ready: Ready, _now_ns: u64) {}
+    /// Of sessions, the poller watches second sockets alone.
+    fn handle_event(&mut self, ready: Ready, now_ns: u64) {
+        self.sessions.handle_event(ready, now_ns);
+    }
 
     fn handle_endpoint(&mut self, number: usize, now_ns: u64) {
         self.sessions.handle_endpoint(number, now_ns);

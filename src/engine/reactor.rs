@@ -28,7 +28,7 @@ use log::warn;
 
 use super::attendance::{Attendance, Who};
 use super::common::{Common, Desk, Stage};
-use super::connection::{Calls, Connection, Wire};
+use super::connection::{Calls, Connection, Ends, Wire};
 use super::front::{Arrival, Floor, Refusal, endpoint_key};
 use super::timeouts::Wheel;
 use super::turns::{Placed, Turns};
@@ -292,6 +292,10 @@ impl Reactor {
             }
             TurnEnd::Idle => {
                 wiring.watch_on(&mut claim);
+                if let Ends::Two(paired) = &mut claim.session {
+                    let watched = paired.watch(&self.desk().poller, key, self.common.settings.rearm);
+                    watched.expect("a socket can be watched as long as there is memory");
+                }
                 let again = claim.release() == Released::Again;
                 if again {
                     turns.counters().again.add(1);
@@ -400,12 +404,12 @@ impl Sessions {
         let vacancy = reactor.table.reserve();
         let vacancy = vacancy.ok_or_else(|| over_limit("there are no more slots for sessions".to_owned()))?;
         let key = vacancy.key();
-        let speaks_first = arrival.service.speaks_first();
         if let Some(attendance) = &reactor.attendance {
             attendance.record(key.index()).begin(Who::of(&arrival, &reactor.common.services), now_ns);
         }
         let connection = Connection::begin(arrival, key.to_u64(), Arc::clone(&self.reactor) as Arc<dyn Rouse>)?;
-        let has_mail = connection.session.address().is_some();
+        let (speaks_first, has_mail) = (connection.speaks_first, connection.session.address().is_some());
+        let look_ticks = connection.session.look_ticks();
         let stage = reactor.common.orders().stage(now_ns);
         let watched = watch(&connection.socket, key, stage);
         watched.map_err(|reason| over_limit(format!("it cannot be watched: {reason}")))?;
@@ -417,7 +421,7 @@ impl Sessions {
         if speaks_first || has_mail || stage != Stage::Open {
             let _ = self.schedule(key, Reasons::RESUME | Reasons::POSTED | stage.reasons(), now_ns);
         }
-        let visit_ticks = self.shortest_timeout_ticks();
+        let visit_ticks = self.shortest_timeout_ticks().min(look_every(look_ticks));
         self.wheel.insert(key.index(), tick, visit_ticks);
         Ok(Some(now_ns + u64::from(visit_ticks) * TICK.as_nanos() as u64))
     }
@@ -452,12 +456,15 @@ impl Sessions {
                 0 => write_ticks,
                 since => left_ticks(tick, since, write_ticks),
             };
-            let left = idle_left.min(write_left);
+            let look_ticks = look_every(ticks.look.load(Ordering::Relaxed));
+            let look_left = left_ticks(tick, ticks.last_ready.load(Ordering::Relaxed), look_ticks);
+            let left = idle_left.min(write_left).min(look_left);
             if left == 0 {
                 overdue.push(key);
             }
             // A session that is spared or not yet done with its turn is looked at again after a while.
-            Some(if left == 0 { idle_ticks.min(write_ticks) } else { left }.min(LONGEST_VISIT))
+            let next = if left == 0 { idle_ticks.min(write_ticks) } else { left };
+            Some(next.min(look_ticks).min(LONGEST_VISIT))
         });
         overdue
     }
@@ -475,17 +482,8 @@ impl Sessions {
     /// Gives a session its turn for what it can do now. `is_peers` says whether its peer has done something; otherwise the
     /// peer's silence goes on.
     pub(super) fn handle_ready(&mut self, ready: Ready, is_peers: bool, now_ns: u64) {
-        let Some(key) = Key::from_u64(ready.key) else { return };
-        let mut reasons = Reasons::NONE;
-        if ready.readable {
-            reasons |= Reasons::READABLE;
-        }
-        if ready.writable {
-            reasons |= Reasons::WRITABLE;
-        }
-        if ready.read_on {
-            reasons |= Reasons::READ_ON;
-        }
+        let Some((key, is_upstream)) = Key::from_event(ready.key) else { return };
+        let reasons = Reasons::of(is_upstream, ready.readable, ready.writable, ready.read_on);
         if is_peers {
             self.reactor.table.slot(key).ticks.last_ready.store(Clock::tick_of(now_ns), Ordering::Release);
         }
@@ -561,6 +559,11 @@ impl Floor for Sessions {
         let overdue = self.poll_overdue(now_ns);
         self.handle_overdue(&overdue, now_ns);
     }
+}
+
+/// How often a session is looked at that wants to be so often, 0 for not at all.
+fn look_every(look_ticks: u32) -> u32 {
+    if look_ticks == 0 { u32::MAX } else { look_ticks }
 }
 
 /// Ticks until `limit` ticks have passed since `since`.

@@ -193,7 +193,7 @@ impl<'a> Turns<'a> {
         // A timer makes the turn try what it waits for, and only then end a session that still waits: bytes may have
         // come or left meanwhile, and the kernel reports a socket writable only when much of it is free.
         let is_timed = reasons.intersects(Reasons::TIMER);
-        let reasons = if is_timed { reasons | Reasons::WRITABLE } else { reasons };
+        let reasons = if is_timed { reasons | Reasons::WRITABLE | Reasons::UPSTREAM_WRITABLE } else { reasons };
         // For what no event tells: input behind the budget, room in the socket that the kernel does not report.
         let note_activity = || ticks.last_ready.store(tick.load(Ordering::Acquire), Ordering::Relaxed);
         if reasons.intersects(Reasons::POSTED) {
@@ -239,7 +239,8 @@ impl<'a> Turns<'a> {
         let Connection { session, socket, .. } = connection;
         let parallel = self.common.jobs.as_ref().map(|jobs| jobs as &dyn Parallel);
         let mut means = Means { leases, budget_bytes, moment, parallel, tally: &mut tally, calls };
-        let turn = || session.turn(&mut wire.stream(socket), reasons, &mut means);
+        let clock = &self.common.clock;
+        let turn = || session.turn(&mut wire.stream(socket), reasons, &mut means, clock);
         let end = catch_unwind(AssertUnwindSafe(turn)).unwrap_or_else(|_| {
             error!("a session's service panicked; the session ends");
             TurnEnd::Closed(Closed::Panicked)
@@ -260,7 +261,11 @@ impl<'a> Turns<'a> {
         // What a peer sends after all has been said keeps nobody here.
         let heard = tally.read_bytes > 0 && !connection.session.is_lingering();
         if !matches!(end, TurnEnd::Closed(_)) {
-            note_blocked(connection, ticks, tick, tally.written_bytes > 0);
+            note_blocked(connection, ticks, tick, connection.session.all_took(tally.written_bytes > 0));
+            let look_ticks = connection.session.look_ticks();
+            if look_ticks > 0 {
+                ticks.look.store(look_ticks, Ordering::Relaxed);
+            }
         }
         Turn { end, moved: heard || tally.written_bytes > 0 }
     }
@@ -278,9 +283,9 @@ impl<'a> Turns<'a> {
     /// Tells a session's handler how it ended, drops the session, and says how it ended in the end. The caller counts it, and
     /// then drops its socket.
     pub(super) fn finish(&mut self, connection: Connection, closed: Closed) -> (Closed, Socket) {
-        let Connection { mut session, socket, .. } = connection;
-        session.release(&mut self.leases);
-        let told = catch_unwind(AssertUnwindSafe(|| session.handle_closed(closed)));
+        let mut connection = connection;
+        let told = catch_unwind(AssertUnwindSafe(|| connection.end(closed, &mut self.leases)));
+        let Connection { session, socket, .. } = connection;
         let dropped = catch_unwind(AssertUnwindSafe(|| drop(session)));
         if self.keeps_none {
             self.put_rings_away();
@@ -324,7 +329,7 @@ fn poll_overdue(common: &Common, connection: &Connection, ticks: &Ticks, tick: &
     let is_over = |since: u32, limit_ticks: u32| ticks_since(tick, since) >= limit_ticks;
     if blocked != 0 && is_over(blocked, common.orders().write_ticks()) {
         Some(if connection.session.is_lingering() { Closed::Finished } else { Closed::WriteTimeout })
-    } else if !connection.is_spared() && is_over(last_ready, common.orders().idle_ticks()) {
+    } else if connection.idle_ticks(common.orders()).is_some_and(|limit_ticks| is_over(last_ready, limit_ticks)) {
         Some(Closed::IdleTimeout)
     } else {
         None
@@ -333,7 +338,7 @@ fn poll_overdue(common: &Common, connection: &Connection, ticks: &Ticks, tick: &
 
 /// Writes down since when the peer takes nothing of what it is owed, or owes its FIN after ours.
 fn note_blocked(connection: &Connection, ticks: &Ticks, tick: &AtomicU32, moved: bool) {
-    let blocked = connection.session.is_write_blocked() || connection.session.is_lingering();
+    let blocked = connection.session.is_blocked() || connection.session.is_lingering();
     let was_blocked = ticks.blocked.load(Ordering::Relaxed) != 0;
     if blocked && (moved || !was_blocked) {
         let tick = tick.load(Ordering::Acquire);

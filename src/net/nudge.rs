@@ -90,6 +90,29 @@ impl Sleeper {
 
 /// Waits until the socket is ready, the time is up or somebody nudges. Without a socket or an interest only the latter two.
 pub fn wait(socket: Option<BorrowedFd<'_>>, interest: Interest, timeout: Option<Duration>) -> Woken {
+    let mut one = socket.map(|socket| polled(socket, interest));
+    let [woken] = wait_in_all(one.as_mut_slice(), timeout);
+    woken
+}
+
+/// The same for two sockets, of which each that waits for nothing is left alone; what each of them is ready for.
+pub fn wait_for_both(sockets: [(BorrowedFd<'_>, Interest); 2], timeout: Option<Duration>) -> [Woken; 2] {
+    let waits = |interest: Interest| interest.input || interest.output;
+    let [first, second] = sockets;
+    match (waits(first.1), waits(second.1)) {
+        (true, true) => wait_in_all(&mut sockets.map(|(socket, interest)| polled(socket, interest)), timeout),
+        (true, false) => {
+            let woken = wait(Some(first.0), first.1, timeout);
+            [woken, Woken { timed_out: woken.timed_out, ..Woken::default() }]
+        }
+        (false, is_second) => {
+            let woken = wait(is_second.then_some(second.0), second.1, timeout);
+            [Woken { timed_out: woken.timed_out, ..Woken::default() }, woken]
+        }
+    }
+}
+
+fn polled(socket: BorrowedFd<'_>, interest: Interest) -> PollFd<'_> {
     let mut flags = PollFlags::empty();
     if interest.input {
         flags |= PollFlags::POLLIN;
@@ -97,12 +120,14 @@ pub fn wait(socket: Option<BorrowedFd<'_>>, interest: Interest, timeout: Option<
     if interest.output {
         flags |= PollFlags::POLLOUT;
     }
-    let mut one = socket.map(|socket| PollFd::new(socket, flags));
-    let polled = one.as_mut_slice();
+    PollFd::new(socket, flags)
+}
+
+fn wait_in_all<const MOST: usize>(polled: &mut [PollFd<'_>], timeout: Option<Duration>) -> [Woken; MOST] {
     match ppoll(polled, timeout.map(TimeSpec::from), Some(WHILE_WAITING.with(|mask| *mask))) {
-        Ok(0) => Woken { timed_out: true, ..Woken::default() },
-        Ok(_) => {
-            let seen = polled[0].revents().unwrap_or(PollFlags::empty());
+        Ok(0) => [Woken { timed_out: true, ..Woken::default() }; MOST],
+        Ok(_) => std::array::from_fn(|at| {
+            let seen = polled.get(at).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
             let broken = seen.intersects(PollFlags::POLLERR | PollFlags::POLLHUP);
             Woken {
                 readable: seen.contains(PollFlags::POLLIN),
@@ -110,9 +135,9 @@ pub fn wait(socket: Option<BorrowedFd<'_>>, interest: Interest, timeout: Option<
                 read_on: broken,
                 timed_out: false,
             }
-        }
-        Err(Errno::EINTR) => Woken::default(),
-        Err(error) => panic!("waiting for one socket cannot fail: {error}"),
+        }),
+        Err(Errno::EINTR) => [Woken::default(); MOST],
+        Err(error) => panic!("waiting for a socket cannot fail: {error}"),
     }
 }
 

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, sockopt};
@@ -118,6 +119,12 @@ impl Socket {
             }
             count => count,
         }
+    }
+
+    /// When the socket is closed, the peer sees a reset rather than a FIN, and what it was not yet sent is dropped.
+    pub fn reset_when_closed(&self) {
+        // A socket that knows no such option is closed in order.
+        let _ = sockopt::set_socket_linger(&self.0, Some(Duration::ZERO));
     }
 
     /// Sends the FIN.

@@ -12,6 +12,7 @@ mod discard;
 mod echo;
 pub mod files;
 mod once;
+mod relay;
 mod time;
 mod watch;
 mod work;
@@ -76,6 +77,7 @@ pub const SERVICES: &[Entry] = &[
     chat::ENTRY,
     watch::ENTRY,
     files::ENTRY,
+    relay::ENTRY,
     console::ENTRY,
 ];
 

@@ -63,6 +63,21 @@ impl Reasons {
 
     const ALL: u64 = 0xff_ff00;
 
+    /// Those of a stream of which this is so: of the client's, or of the second one if it `is_upstream`.
+    pub fn of(is_upstream: bool, readable: bool, writable: bool, read_on: bool) -> Reasons {
+        let [for_input, for_output, for_more] = match is_upstream {
+            false => [Reasons::READABLE, Reasons::WRITABLE, Reasons::READ_ON],
+            true => [Reasons::UPSTREAM_READABLE, Reasons::UPSTREAM_WRITABLE, Reasons::UPSTREAM_READ_ON],
+        };
+        let mut reasons = Reasons::NONE;
+        for (is_so, reason) in [(readable, for_input), (writable, for_output), (read_on, for_more)] {
+            if is_so {
+                reasons |= reason;
+            }
+        }
+        reasons
+    }
+
     /// Whether any of `others` is among these.
     pub fn intersects(self, others: Reasons) -> bool {
         self.0 & others.0 != 0

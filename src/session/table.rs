@@ -36,11 +36,24 @@ impl Key {
         (key.generation != 0).then_some(key)
     }
 
+    /// The same for the second stream of the session, if it has one.
+    pub fn to_upstream_u64(self) -> u64 {
+        self.to_u64() | UPSTREAM
+    }
+
+    /// The key behind either number of a session, and whether it was that of its second stream.
+    pub fn from_event(number: u64) -> Option<(Key, bool)> {
+        Some((Key::from_u64(number & !UPSTREAM)?, number & UPSTREAM != 0))
+    }
+
     /// The slot's number: small, reused, what people are shown.
     pub fn index(self) -> u32 {
         self.index
     }
 }
+
+/// Set in the number of a key that stands for the second stream: no slot has so high a number.
+const UPSTREAM: u64 = 1 << 31;
 
 /// When things last happened to a session.
 #[derive(Debug, Default)]
@@ -50,12 +63,15 @@ pub struct Ticks {
     /// Tick since when the peer has taken nothing of what it is owed, 0 when it is owed nothing. Written by the owner,
     /// read by the poller.
     pub blocked: AtomicU32,
+    /// After how many ticks without readiness the session wants a turn, beside the timeouts of all; 0 for never. Written by
+    /// the owner, read by the poller.
+    pub look: AtomicU32,
 }
 
 impl Ticks {
     /// Those of a session that begins now.
     pub fn beginning(tick: u32) -> Ticks {
-        Ticks { last_ready: AtomicU32::new(tick), blocked: AtomicU32::new(0) }
+        Ticks { last_ready: AtomicU32::new(tick), ..Ticks::default() }
     }
 }
 
@@ -96,6 +112,7 @@ pub struct Table<T> {
 impl<T> Table<T> {
     /// A table for at most `limit` sessions.
     pub fn new(limit: usize) -> Table<T> {
+        assert!(limit <= UPSTREAM as usize, "no slot's number has the mark");
         let chunks = (0..limit.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect();
         Table { chunks, limit, vacated: Mutex::new(Vec::new()), used: AtomicUsize::new(0), live: AtomicUsize::new(0) }
     }
@@ -199,6 +216,7 @@ impl<T> Vacancy<'_, T> {
         let slot = self.table.slot(key);
         slot.ticks.last_ready.store(tick, Ordering::Relaxed);
         slot.ticks.blocked.store(0, Ordering::Relaxed);
+        slot.ticks.look.store(0, Ordering::Relaxed);
         slot.content.with_mut(|cell| {
             // SAFETY: the slot is vacant and its index was taken off the list of vacant ones: nobody else has it, and
             // whoever knows the key already finds it stale until `open`.
@@ -319,9 +337,12 @@ mod tests {
             assert_eq!(Key::from_u64(key.to_u64()), Some(key));
             assert!(key.to_u64() >= 1 << 32, "smaller numbers are the engine's own");
             assert!(key.to_u64() < u64::MAX, "polling keeps this one for itself");
+            let key = Key { index: index >> 1, generation };
+            assert_eq!(Key::from_event(key.to_u64()), Some((key, false)));
+            assert_eq!(Key::from_event(key.to_upstream_u64()), Some((key, true)));
         }
         for number in [0, 1, u64::from(u32::MAX)] {
-            assert_eq!(Key::from_u64(number), None);
+            assert_eq!((Key::from_u64(number), Key::from_event(number)), (None, None));
         }
     }
 

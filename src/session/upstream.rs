@@ -16,8 +16,9 @@ pub const SKIPPED_FOR: Duration = Duration::from_secs(10);
 /// Most targets of one relay.
 pub const MOST_TARGETS: usize = 64;
 
-/// What a new connection is told before the client's first byte: of the client's address, and the one that it came to.
-pub type Header = fn(client: SocketAddr, local: SocketAddr) -> Vec<u8>;
+/// What a new connection is told before the client's first byte: of the client's address and the one that it came to, unless
+/// it has gone already.
+pub type Header = fn(addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8>;
 
 /// The targets of one relay, and how they are to be used.
 pub struct Upstream {
@@ -121,10 +122,10 @@ impl Upstream {
         debug_assert!(before > 0, "who leaves has been counted");
     }
 
-    /// It did not take a connection: others go first for a while.
-    pub fn skip(&self, target: usize, now_ns: u64) {
+    /// It did not take a connection: others go first for a while. Whether that is news.
+    pub fn skip(&self, target: usize, now_ns: u64) -> bool {
         let until_ns = now_ns.saturating_add(SKIPPED_FOR.as_nanos() as u64);
-        self.targets[target].skipped_until_ns.store(until_ns, Ordering::Relaxed);
+        self.targets[target].skipped_until_ns.swap(until_ns, Ordering::Relaxed) <= now_ns
     }
 
     /// It took one.
@@ -179,10 +180,9 @@ mod tests {
     #[test]
     fn who_has_failed_is_skipped_for_a_while_unless_all_have() {
         let upstream = three();
-        upstream.skip(0, SECOND_NS);
-        upstream.skip(1, 2 * SECOND_NS);
+        assert!(upstream.skip(0, SECOND_NS) && upstream.skip(1, 2 * SECOND_NS) && !upstream.skip(1, 2 * SECOND_NS));
         assert_eq!([choose(&upstream, 0, SECOND_NS), choose(&upstream, 0, SECOND_NS)], [2, 2], "however many it has");
-        upstream.skip(2, 3 * SECOND_NS);
+        assert!(upstream.skip(2, 3 * SECOND_NS));
         assert_eq!(choose(&upstream, 1, 4 * SECOND_NS), 0, "its time is up first");
         let later_ns = SECOND_NS + SKIPPED_FOR.as_nanos() as u64;
         assert_eq!(choose(&upstream, 0, later_ns), 0, "its time is up");
