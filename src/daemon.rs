@@ -25,7 +25,7 @@ use crate::config::{
     self, Address, AtOnce, Config, DatagramSettings, EngineInfo, Limits, Scheme, Settings, default_udp_ports,
 };
 use crate::console::{self, Console, Door, Entrance};
-use crate::engine::{self, Command, ENGINES, Endpoint, Hearing, Running, Seen, Served, Start};
+use crate::engine::{self, Command, ENGINES, Endpoint, Hearing, MOST_PIPES, Running, Seen, Served, Start};
 use crate::error::Error;
 use crate::logging::Log;
 use crate::metrics::summary::Summary;
@@ -165,10 +165,15 @@ impl Daemon {
         config.listeners.iter().try_for_each(reload::prepare)?;
         let descriptors = os::raise_descriptor_limit();
         let consoles = config.listeners.iter().filter(|asked| asked.service.console().is_some()).count();
+        // A session with two sockets needs two, and may want pipes.
+        let (each, pipes) = match config.listeners.iter().any(|asked| asked.service.upstream().is_some()) {
+            true => (2, 2 * MOST_PIPES),
+            false => (1, 0),
+        };
         let own = 2 * config.listeners.len() + consoles * console::SESSIONS_MOST + SPARE_DESCRIPTORS;
-        // A session with two sockets needs two.
-        let each = 1 + usize::from(config.listeners.iter().any(|asked| asked.service.upstream().is_some()));
         let most_sessions = descriptors.saturating_sub(os::open_descriptors() + own) / each;
+        // Where there are few, pipes are done without.
+        let most_sessions = most_sessions.saturating_sub(pipes / each).max(most_sessions.div_ceil(2));
         if most_sessions == 0 {
             let reason = io::Error::other(format!(
                 "the process may open {descriptors} descriptors, and needs {SPARE_DESCRIPTORS} besides those of its listeners \

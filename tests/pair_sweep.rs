@@ -197,7 +197,7 @@ impl Relay {
             tally: &mut tally,
             calls: &mut calls,
         };
-        let end = self.pair.turn(&mut self.client, &mut self.upstream, reasons, &mut means);
+        let end = self.pair.turn(&mut self.client, &mut self.upstream, reasons, &mut means, None);
         self.turns += 1;
         assert!(self.turns < 100_000, "it gets somewhere");
         let moved = [self.client.read_bytes + self.upstream.read_bytes - before[0], self.written() - before[1]];
@@ -250,7 +250,7 @@ impl Relay {
             Closed::Reset | Closed::PeerClosed => assert!(was_reset, "nobody has reset anything"),
             other => panic!("a relay does not end as {other:?}"),
         }
-        self.pair.release(&mut self.leases);
+        self.pair.release(&mut self.leases, None);
         drop(self.leases);
         assert_eq!(self.budget.made_bytes(), 0, "all rings are given back");
     }

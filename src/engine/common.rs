@@ -19,6 +19,7 @@ use super::front::Arrival;
 use super::growing::Growing;
 use super::needs::Needs;
 use super::parking::Doze;
+use super::pipes::PipeRack;
 use super::{Change, Command, Served, Start};
 use crate::clock::Clock;
 use crate::config::{Limits, LowWater, MAX_WORKERS, Settings, Tuning};
@@ -44,6 +45,8 @@ pub(super) struct Common {
     pub(super) jobs: Option<Jobs>,
     /// Where calls for files go, begun with the first service that has some; none if this engine runs them itself.
     files: Option<OnceLock<Line>>,
+    /// For relays that carry much.
+    pub(super) pipes: PipeRack,
     /// In memory that child processes share, for those engines that have some.
     orders: Shared<Orders>,
     /// One for each front. Some engines add fronts while they serve.
@@ -79,6 +82,7 @@ impl Common {
             clock: start.clock,
             jobs,
             files,
+            pipes: PipeRack::default(),
             orders,
             live: AtomicUsize::new(0),
             endpoints: AtomicUsize::new(desks.iter().map(|desk: &Desk| desk.endpoints.len()).sum()),

@@ -2,13 +2,12 @@
 //! different about a session with two sockets is in `paired.rs`.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use super::common::Orders;
+use super::common::{Common, Orders};
 use super::front::{Arrival, Refusal};
 use super::paired::Paired;
-use crate::clock::Clock;
 use crate::net::batch::send_messages;
 use crate::net::socket::Socket;
 use crate::session::buffer::Leases;
@@ -55,13 +54,13 @@ impl Connection {
     }
 
     /// Tells the session how it ends, and gives back what it holds.
-    pub(super) fn end(&mut self, closed: Closed, leases: &mut Leases) {
+    pub(super) fn end(&mut self, closed: Closed, leases: &mut Leases, common: &Common) {
         match &mut self.session {
             Ends::One(session) => {
                 session.release(leases);
                 session.handle_closed(closed);
             }
-            Ends::Two(paired) => paired.end(&self.socket, closed, leases),
+            Ends::Two(paired) => paired.end(&self.socket, closed, leases, common),
         }
     }
 }
@@ -79,11 +78,11 @@ impl Ends {
         client: &mut impl Stream,
         reasons: Reasons,
         means: &mut Means<'_>,
-        clock: &Clock,
+        common: &Common,
     ) -> TurnEnd {
         match self {
             Ends::One(session) => session.turn(client, reasons, means),
-            Ends::Two(paired) => paired.turn(client, reasons, means, clock),
+            Ends::Two(paired) => paired.turn(client, reasons, means, common),
         }
     }
 
@@ -187,6 +186,10 @@ impl Stream for &Socket {
 
     fn send_file(&mut self, part: &Part) -> io::Result<usize> {
         Socket::send_file(self, &part.file, part.from, part.bytes)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
     }
 
     fn finish(&mut self) -> io::Result<()> {

@@ -26,6 +26,7 @@ mod loops;
 mod needs;
 mod paired;
 mod parking;
+mod pipes;
 mod pool;
 pub mod prefork;
 mod proactor;
@@ -54,6 +55,7 @@ use crate::session::handler::Service;
 use self::needs::Needs;
 
 pub use self::endpoint::Endpoint;
+pub use self::pipes::MOST_PIPES;
 
 /// An engine: what people need to know of it, and how it starts.
 struct Entry {

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use log::warn;
 
-use super::common::Orders;
+use super::common::{Common, Orders};
 use crate::clock::{Clock, TICK};
 use crate::config::Rearm;
 use crate::net::nudge::Interest;
@@ -26,6 +26,7 @@ use crate::net::poller::Poller;
 use crate::net::socket::Socket;
 use crate::session::buffer::Leases;
 use crate::session::handler::{Closed, Means, Service};
+use crate::session::pair::bulk::Pipes;
 use crate::session::pair::{End, Pair};
 use crate::session::state::Reasons;
 use crate::session::table::Key;
@@ -77,7 +78,8 @@ impl Paired {
     /// For the client of this socket, not yet connected to anybody.
     pub(super) fn new(service: Arc<dyn Service>, client: &Socket) -> Paired {
         let addresses = client.peer().ok().zip(client.local().ok());
-        let seed = addresses.map_or(0, |(peer, _)| usize::from(peer.port()));
+        // Linux hands out every second port first.
+        let seed = addresses.map_or(0, |(peer, _)| usize::from(peer.port() >> 1));
         let header = upstream_of(&service).usage.header.map_or(Vec::new(), |header| header(addresses));
         Paired {
             service,
@@ -97,10 +99,10 @@ impl Paired {
         client: &mut impl Stream,
         reasons: Reasons,
         means: &mut Means<'_>,
-        clock: &Clock,
+        common: &Common,
     ) -> TurnEnd {
         if !self.is_connected {
-            match self.connect(clock.now_ns()) {
+            match self.connect(common.clock.now_ns()) {
                 Ok(true) => self.is_connected = true,
                 Ok(false) => {
                     self.pair.handle_reasons(reasons);
@@ -109,8 +111,14 @@ impl Paired {
                 Err(closed) => return TurnEnd::Closed(closed),
             }
         }
+        let pipes = self.pipes(common);
         let link = self.link.as_ref().expect("it is connected");
-        self.pair.turn(client, &mut &link.socket, reasons, means)
+        self.pair.turn(client, &mut &link.socket, reasons, means, pipes)
+    }
+
+    fn pipes<'a>(&self, common: &'a Common) -> Option<&'a dyn Pipes> {
+        let is_wanted = upstream_of(&self.service).usage.zero_copy;
+        is_wanted.then_some(&common.pipes as &dyn Pipes)
     }
 
     /// Goes on with connecting as far as that goes without waiting. True once the link stands.
@@ -229,13 +237,13 @@ impl Paired {
     }
 
     /// Gives back what it holds; what has been cut off is reset, at both sockets.
-    pub(super) fn end(&mut self, client: &Socket, closed: Closed, leases: &mut Leases) {
+    pub(super) fn end(&mut self, client: &Socket, closed: Closed, leases: &mut Leases, common: &Common) {
         let is_whole = match closed {
             Closed::Finished => true,
             Closed::Drained | Closed::IdleTimeout => self.is_connected && !self.pair.owes(),
             _ => false,
         };
-        self.pair.release(leases);
+        self.pair.release(leases, self.pipes(common));
         if !is_whole {
             client.reset_when_closed();
             self.socket().into_iter().for_each(Socket::reset_when_closed);

@@ -239,8 +239,8 @@ impl<'a> Turns<'a> {
         let Connection { session, socket, .. } = connection;
         let parallel = self.common.jobs.as_ref().map(|jobs| jobs as &dyn Parallel);
         let mut means = Means { leases, budget_bytes, moment, parallel, tally: &mut tally, calls };
-        let clock = &self.common.clock;
-        let turn = || session.turn(&mut wire.stream(socket), reasons, &mut means, clock);
+        let common = self.common;
+        let turn = || session.turn(&mut wire.stream(socket), reasons, &mut means, common);
         let end = catch_unwind(AssertUnwindSafe(turn)).unwrap_or_else(|_| {
             error!("a session's service panicked; the session ends");
             TurnEnd::Closed(Closed::Panicked)
@@ -284,7 +284,7 @@ impl<'a> Turns<'a> {
     /// then drops its socket.
     pub(super) fn finish(&mut self, connection: Connection, closed: Closed) -> (Closed, Socket) {
         let mut connection = connection;
-        let told = catch_unwind(AssertUnwindSafe(|| connection.end(closed, &mut self.leases)));
+        let told = catch_unwind(AssertUnwindSafe(|| connection.end(closed, &mut self.leases, self.common)));
         let Connection { session, socket, .. } = connection;
         let dropped = catch_unwind(AssertUnwindSafe(|| drop(session)));
         if self.keeps_none {

@@ -20,6 +20,7 @@ pub mod listener;
 pub mod local;
 pub mod nudge;
 pub mod os;
+pub mod pipe;
 pub mod poller;
 pub mod process;
 pub mod ring;

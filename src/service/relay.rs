@@ -24,7 +24,13 @@ pub(super) const ENTRY: Entry = Entry {
     about: "connects each client to one of several targets, and forwards what both say",
     schemes: &["tcp"],
     default_listeners: &[],
-    parameters: &[("to", "tcp://HOST:PORT"), ("connect_timeout", "DURATION"), ("idle", "DURATION"), ("proxy", "v2")],
+    parameters: &[
+        ("to", "tcp://HOST:PORT"),
+        ("connect_timeout", "DURATION"),
+        ("idle", "DURATION"),
+        ("proxy", "v2"),
+        ("zero_copy", "auto|off"),
+    ],
     spared_by_idle_timeout: false,
     build,
 };
@@ -35,7 +41,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 fn build(parameters: &[(String, String)], _bounds: &Bounds) -> Result<Arc<dyn Service>, BadParameter> {
     let bad = |key: &str, expected: &str| BadParameter { key: key.to_owned(), expected: expected.to_owned() };
     let mut targets = Vec::new();
-    let mut usage = Usage { connect_timeout: CONNECT_TIMEOUT, idle: None, header: None };
+    let mut usage = Usage { connect_timeout: CONNECT_TIMEOUT, idle: None, header: None, zero_copy: true };
     for (key, value) in parameters {
         let duration = || {
             let duration = parse_duration(value).ok().filter(|duration| !duration.is_zero());
@@ -45,8 +51,13 @@ fn build(parameters: &[(String, String)], _bounds: &Bounds) -> Result<Arc<dyn Se
             "to" => targets.push(target(value).ok_or_else(|| bad(key, "tcp://HOST:PORT, as in tcp://127.0.0.1:7007"))?),
             "connect_timeout" => usage.connect_timeout = duration()?,
             "idle" => usage.idle = Some(duration()?),
-            _ if value == "v2" => usage.header = Some(proxy::header),
-            _ => return Err(bad(key, "v2")),
+            "proxy" if value == "v2" => usage.header = Some(proxy::header),
+            "proxy" => return Err(bad(key, "v2")),
+            _ => match value.as_str() {
+                "auto" => usage.zero_copy = true,
+                "off" => usage.zero_copy = false,
+                _ => return Err(bad(key, "auto or off")),
+            },
         }
     }
     match targets.len() {
@@ -151,6 +162,7 @@ mod tests {
             (&[to, ("idle", "0s")], "idle"),
             (&[to, ("connect_timeout", "soon")], "connect_timeout"),
             (&[to, ("proxy", "v1")], "proxy"),
+            (&[to, ("zero_copy", "on")], "zero_copy"),
             (&[to, ("from", "x")], "from"),
         ] {
             assert_eq!(built(pairs).map(drop).expect_err("it is wrong").key, key);

@@ -278,6 +278,15 @@ impl Leases {
         self.ring_bytes
     }
 
+    /// Pays for memory that is not a ring's; false when the budget is spent. [`refund`](Leases::refund) takes it back.
+    pub(super) fn pay(&mut self, bytes: usize) -> bool {
+        self.budget.try_grow(bytes)
+    }
+
+    pub(super) fn refund(&mut self, bytes: usize) {
+        self.budget.shrink(bytes);
+    }
+
     /// Whether so many bytes could be had if nobody else had any.
     pub(super) fn could_hold(&self, bytes: usize) -> bool {
         bytes <= self.budget.limit_bytes()

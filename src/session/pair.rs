@@ -17,9 +17,15 @@
 //! - *backpressure*: nothing is read for a flow whose ring is full, so that the end that does not read stops the other;
 //! - *fin-as-fin*: each end is sent a FIN exactly if the other one sent one, or the daemon drains, behind all that was read.
 //!
+//! A flow that carries much goes through a pipe, in the kernel, as long as it does (`pair/bulk.rs`).
+//!
 //! Read next: `upstream.rs`, which end that is; `engine/paired.rs`, which connects it.
 
+pub mod bulk;
+
 use std::io::{ErrorKind, IoSlice};
+
+use self::bulk::{Bulk, Pipes};
 
 use super::buffer::{Inbound, Leases};
 use super::gather::{Gather, with_io_slices};
@@ -74,6 +80,8 @@ enum Stage {
 struct Flow {
     /// What was read and is owed to the sink; all of it is forwarded.
     ring: Inbound,
+    /// The same, of a flow that carries much. One of the two is empty.
+    bulk: Bulk,
     stage: Stage,
 }
 
@@ -99,7 +107,7 @@ impl Pair {
     /// Between two streams that may both hold input already; upstream is told `header` before anything else.
     pub fn new(header: Vec<u8>) -> Pair {
         let fresh = || Readiness { may_read: true, may_write: true, ..Readiness::default() };
-        let flow = || Flow { ring: Inbound::default(), stage: Stage::Open };
+        let flow = || Flow { ring: Inbound::default(), bulk: Bulk::default(), stage: Stage::Open };
         Pair {
             client: fresh(),
             upstream: fresh(),
@@ -127,7 +135,7 @@ impl Pair {
             End::Client => (&self.client, &self.up),
             End::Upstream => (&self.upstream, &self.down),
         };
-        !readiness.may_read && !readiness.ended && flow.reads() && flow.ring.has_room()
+        !readiness.may_read && !readiness.ended && flow.reads() && flow.has_room()
     }
 
     /// Whether one direction has ended and the other has not.
@@ -143,7 +151,7 @@ impl Pair {
 
     /// Whether something was read that has not left, so that an end now would cut it off.
     pub fn owes(&self) -> bool {
-        self.up.ring.owed_len() + self.down.ring.owed_len() > 0
+        self.up.owed_len() + self.down.owed_len() > 0
     }
 
     /// Whether, in the last turn, whoever is still owed bytes has taken some.
@@ -163,37 +171,44 @@ impl Pair {
         self.upstream.reads_on |= reasons.intersects(Reasons::UPSTREAM_READ_ON);
     }
 
-    /// Does all that can be done now, within `means`.
+    /// Does all that can be done now, within `means`; where a flow carries much, through one of `pipes`.
     pub fn turn(
         &mut self,
         client: &mut impl Stream,
         upstream: &mut impl Stream,
         reasons: Reasons,
         means: &mut Means<'_>,
+        pipes: Option<&dyn Pipes>,
     ) -> TurnEnd {
         self.handle_reasons(reasons);
         means.leases.take_refused();
-        let mut left_bytes = means.budget_bytes;
-        let mut took = Took::default();
+        let mut turn = Turn { left_bytes: means.budget_bytes, means, pipes, took: Took::default() };
+        self.up.bulk.begin_turn();
+        self.down.bulk.begin_turn();
         let end = loop {
-            match self.advance(client, upstream, means, &mut left_bytes, &mut took) {
+            match self.advance(client, upstream, &mut turn) {
                 Err(closed) => break TurnEnd::Closed(closed),
                 Ok(_) if self.is_over() => break TurnEnd::Closed(self.closed()),
                 Ok(true) => {}
-                Ok(false) => break self.transition_end(left_bytes, means.leases),
+                Ok(false) => break self.transition_end(turn.left_bytes, turn.means.leases),
             }
         };
+        let Turn { took, means, .. } = turn;
         self.down_first = !self.down_first;
         self.all_took = (self.client.may_write || took.client) && (self.upstream.may_write || took.upstream);
-        self.up.ring.settle(means.leases);
-        self.down.ring.settle(means.leases);
+        for flow in [&mut self.up, &mut self.down] {
+            flow.ring.settle(means.leases);
+            flow.bulk.settle(means.leases, pipes);
+        }
         end
     }
 
     /// Gives back what it holds; for its owner, before it drops the pair.
-    pub fn release(&mut self, leases: &mut Leases) {
-        self.up.ring.release(leases);
-        self.down.ring.release(leases);
+    pub fn release(&mut self, leases: &mut Leases, pipes: Option<&dyn Pipes>) {
+        for flow in [&mut self.up, &mut self.down] {
+            flow.ring.release(leases);
+            flow.bulk.give_up(leases, pipes);
+        }
     }
 
     /// One round of both flows. True if it changed anything.
@@ -201,19 +216,21 @@ impl Pair {
         &mut self,
         client: &mut impl Stream,
         upstream: &mut impl Stream,
-        means: &mut Means<'_>,
-        left_bytes: &mut usize,
-        took: &mut Took,
+        turn: &mut Turn<'_, '_>,
     ) -> Result<bool, Closed> {
         let mut changed = false;
         for goes_down in [self.down_first, !self.down_first] {
             let Pair { client: near, upstream: far, up, down, header, header_sent, draining, .. } = self;
             changed |= if goes_down {
                 let mut ends = Ends { source: far, sink: near, header: &[], header_sent: &mut 0, drains: false };
-                down.advance(&mut ends, upstream, client, means, left_bytes, &mut took.client)?
+                let (changed, took) = down.advance(&mut ends, upstream, client, turn)?;
+                turn.took.client |= took;
+                changed
             } else {
                 let mut ends = Ends { source: near, sink: far, header, header_sent, drains: *draining };
-                up.advance(&mut ends, client, upstream, means, left_bytes, &mut took.upstream)?
+                let (changed, took) = up.advance(&mut ends, client, upstream, turn)?;
+                turn.took.upstream |= took;
+                changed
             };
         }
         Ok(changed)
@@ -227,7 +244,7 @@ impl Pair {
         }
         // Who holds a ring is owed bytes that a stream refused, hears from it, and tries again then: those who wait for memory
         // must not have any.
-        let holds_none = self.up.ring.is_empty() && self.down.ring.is_empty();
+        let holds_none = self.up.owed_len() + self.down.owed_len() == 0;
         if starved && holds_none { TurnEnd::Starved } else { TurnEnd::Idle }
     }
 
@@ -253,6 +270,14 @@ impl Readiness {
         // A drain reads to the end: what a short read left would not be told of in time.
         self.reads_on |= drains;
     }
+}
+
+/// What a turn has to work with.
+struct Turn<'a, 'b> {
+    means: &'a mut Means<'b>,
+    pipes: Option<&'a dyn Pipes>,
+    left_bytes: usize,
+    took: Took,
 }
 
 /// Who has taken something in this turn.
@@ -289,39 +314,121 @@ impl Flow {
     }
 
     fn could_read(&self, source: &Readiness) -> bool {
-        source.may_read && self.reads() && self.ring.has_room()
+        source.may_read && self.reads() && self.has_room()
     }
 
+    /// A pipe is filled when it is empty, so that a source that would block is not taken for a pipe that is full.
+    fn has_room(&self) -> bool {
+        self.ring.has_room() && self.bulk.is_empty()
+    }
+
+    fn owed_len(&self) -> usize {
+        self.ring.owed_len() + self.bulk.len()
+    }
+
+    /// One round: whether it changed anything, and whether the sink has taken some.
     fn advance(
         &mut self,
         ends: &mut Ends<'_>,
         source: &mut impl Stream,
         sink: &mut impl Stream,
-        means: &mut Means<'_>,
-        left_bytes: &mut usize,
-        took: &mut bool,
-    ) -> Result<bool, Closed> {
-        let mut changed = self.receive(ends.source, source, means, left_bytes)?;
+        turn: &mut Turn<'_, '_>,
+    ) -> Result<(bool, bool), Closed> {
+        let can_splice = self.stage == Stage::Open && self.owed_len() + ends.header_left() == 0;
+        let is_bulk = can_splice && !ends.source.reads_on && self.bulk.is_on() && sink.descriptor().is_some();
+        let mut changed = match is_bulk {
+            true => self.splice(ends.source, source, turn)?,
+            false => self.receive(ends.source, source, turn)?,
+        };
         if self.stage == Stage::Open && (ends.source.ended || ends.drains && !ends.source.may_read) {
             self.stage = Stage::Ending;
         }
-        changed |= self.send(ends, sink, means.tally, took)?;
-        if self.stage == Stage::Ending && self.ring.owed_len() + ends.header_left() == 0 {
+        let took = match self.bulk.is_empty() {
+            true => self.send(ends, sink, turn.means.tally)?,
+            false => self.unsplice(ends, sink, turn)?,
+        };
+        changed |= took;
+        if self.stage == Stage::Ending && self.owed_len() + ends.header_left() == 0 {
             changed |= self.finish(ends.sink, sink)?;
         }
-        Ok(changed)
+        Ok((changed, took))
+    }
+
+    /// Moves what has come into a pipe. True if anything changed.
+    fn splice(
+        &mut self,
+        readiness: &mut Readiness,
+        source: &mut impl Stream,
+        turn: &mut Turn<'_, '_>,
+    ) -> Result<bool, Closed> {
+        if turn.left_bytes == 0 || !self.could_read(readiness) {
+            return Ok(false);
+        }
+        let Some(from) = source.descriptor().filter(|_| self.bulk.hold_pipe(turn.means.leases, turn.pipes)) else {
+            // It goes on by the ring: there is no pipe, or the source is more than a socket.
+            self.bulk.turn_off();
+            return Ok(true);
+        };
+        match self.bulk.fill(from, turn.left_bytes) {
+            Ok(0) => (readiness.may_read, readiness.ended) = (false, true),
+            Ok(count) => {
+                turn.left_bytes = turn.left_bytes.saturating_sub(count);
+                turn.means.tally.read_bytes += count as u64;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                turn.means.tally.read_blocks += 1;
+                // Nothing by a pipe where something is to be read: it may be urgent, which only a read gets past.
+                readiness.may_read = self.bulk.turn_off_if_vain();
+                return Ok(readiness.may_read);
+            }
+            Err(error) if error.kind() == ErrorKind::InvalidInput || error.kind() == ErrorKind::Unsupported => {
+                self.bulk.refuse();
+            }
+            Err(error) => return Err(closed_by(&error)),
+        }
+        Ok(true)
+    }
+
+    /// Moves what is in the pipe on. True if some of it has left.
+    fn unsplice(
+        &mut self,
+        ends: &mut Ends<'_>,
+        sink: &mut impl Stream,
+        turn: &mut Turn<'_, '_>,
+    ) -> Result<bool, Closed> {
+        if !ends.sink.may_write {
+            return Ok(false);
+        }
+        let to = sink.descriptor().expect("a pipe is filled for a sink that can be spliced to");
+        match self.bulk.drain(to) {
+            Ok(count) => {
+                turn.means.tally.written_bytes += count as u64;
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                ends.sink.may_write = false;
+                turn.means.tally.write_blocks += 1;
+                Ok(false)
+            }
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                self.bulk.give_up(turn.means.leases, turn.pipes);
+                self.stage = if ends.source.ended { Stage::Dropped } else { Stage::Dropping(0) };
+                Ok(true)
+            }
+            Err(error) => Err(closed_by(&error)),
+        }
     }
 
     fn receive(
         &mut self,
         readiness: &mut Readiness,
         source: &mut impl Stream,
-        means: &mut Means<'_>,
-        left_bytes: &mut usize,
+        turn: &mut Turn<'_, '_>,
     ) -> Result<bool, Closed> {
-        if *left_bytes == 0 || !self.could_read(readiness) {
+        if turn.left_bytes == 0 || !self.could_read(readiness) {
             return Ok(false);
         }
+        let means = &mut *turn.means;
         let Some(memory) = self.ring.lend(means.leases) else { return Ok(false) };
         let room = memory.0.len() + memory.1.len();
         match with_io_slices(memory, |slices| source.read(slices)) {
@@ -334,9 +441,10 @@ impl Flow {
             }
             Ok(count) => {
                 readiness.may_read = count == room || readiness.reads_on;
-                *left_bytes = left_bytes.saturating_sub(count);
+                turn.left_bytes = turn.left_bytes.saturating_sub(count);
                 means.tally.read_bytes += count as u64;
                 self.ring.fill(count);
+                self.bulk.note_read(count, turn.pipes.is_some());
                 match self.stage {
                     Stage::Dropping(before) => {
                         self.ring.discard_unread();
@@ -350,20 +458,13 @@ impl Flow {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 readiness.may_read = false;
                 means.tally.read_blocks += 1;
-                // Under a drain this was the end.
                 Ok(false)
             }
             Err(error) => Err(closed_by(&error)),
         }
     }
 
-    fn send(
-        &mut self,
-        ends: &mut Ends<'_>,
-        sink: &mut impl Stream,
-        tally: &mut Tally,
-        took: &mut bool,
-    ) -> Result<bool, Closed> {
+    fn send(&mut self, ends: &mut Ends<'_>, sink: &mut impl Stream, tally: &mut Tally) -> Result<bool, Closed> {
         let owed = ends.header_left() + self.ring.owed_len();
         if owed == 0 || !ends.sink.may_write {
             return Ok(false);
@@ -391,7 +492,6 @@ impl Flow {
         *ends.header_sent += of_header;
         let sent = self.ring.sent(count - of_header);
         debug_assert_eq!(sent, count - of_header, "no more leaves than was offered");
-        *took |= count > 0;
         Ok(count > 0)
     }
 

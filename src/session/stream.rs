@@ -2,6 +2,7 @@
 //! memory. Read next: [`Session`](super::Session), which reads and writes it.
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 
 use super::handler::Closed;
@@ -33,6 +34,11 @@ pub trait Stream {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         self.write(&[IoSlice::new(&bytes[..count])])
+    }
+
+    /// The socket itself, for whoever can have the kernel move bytes from one to another; None where it would not see all.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 
     /// Sends the FIN: nothing more will be written.

@@ -37,6 +37,8 @@ pub struct Usage {
     pub idle: Option<Duration>,
     /// What each connection begins with, if anything.
     pub header: Option<Header>,
+    /// Whether the kernel is to move what is much.
+    pub zero_copy: bool,
 }
 
 /// One server that clients are connected to.
@@ -150,7 +152,7 @@ mod tests {
 
     fn three() -> Upstream {
         let address = |port| (format!("target-{port}"), SocketAddr::from(([127, 0, 0, 1], port)));
-        let usage = Usage { connect_timeout: Duration::from_secs(1), idle: None, header: None };
+        let usage = Usage { connect_timeout: Duration::from_secs(1), idle: None, header: None, zero_copy: true };
         Upstream::new(vec![address(1), address(2), address(3)], usage)
     }
 
