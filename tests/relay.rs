@@ -14,7 +14,6 @@ mod targets;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use maitred::config::AtOnce::{Many, One};
@@ -342,7 +341,8 @@ fn what_is_much_goes_through_pipes_and_what_is_little_among_it_as_well() {
             let pipes = || {
                 let folder = format!("/proc/{}/fd", daemon.process.pid().as_raw_nonzero());
                 let links = std::fs::read_dir(folder).expect("the daemon lives").flatten();
-                links.filter_map(|link| std::fs::read_link(link.path()).ok()).filter(is_pipe).count()
+                let links = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+                links.filter(|link| link.to_string_lossy().starts_with("pipe:")).count()
             };
             let before = pipes();
             let mut client = Client::connect(daemon.address());
@@ -362,10 +362,6 @@ fn what_is_much_goes_through_pipes_and_what_is_little_among_it_as_well() {
             assert_eq!(daemon.drain().closed("finished"), 1);
         }
     });
-}
-
-fn is_pipe(link: &PathBuf) -> bool {
-    link.to_string_lossy().starts_with("pipe:")
 }
 
 #[test]

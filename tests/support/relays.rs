@@ -9,13 +9,18 @@ use crate::targets;
 
 /// A listener's parameters with the addresses of targets in the place of what they are.
 pub(crate) fn with_targets(query: &str) -> String {
-    let kinds: [(&str, fn() -> SocketAddr); 3] =
-        [("{echo}", targets::echo), ("{speaker}", targets::speaker), ("{resetter}", targets::resetter)];
-    let named = |query: String, (name, address): (&str, fn() -> SocketAddr)| match query.contains(name) {
-        true => query.replace(name, &address().to_string()),
-        false => query,
-    };
-    kinds.into_iter().fold(query.to_owned(), named)
+    let mut query = query.to_owned();
+    for name in ["{echo}", "{speaker}", "{resetter}"] {
+        if query.contains(name) {
+            let address = match name {
+                "{echo}" => targets::echo(),
+                "{speaker}" => targets::speaker(),
+                _ => targets::resetter(),
+            };
+            query = query.replace(name, &address.to_string());
+        }
+    }
+    query
 }
 
 pub(crate) fn requests(server: SocketAddr) -> u64 {
