@@ -291,11 +291,14 @@ impl Reactor {
                 false
             }
             TurnEnd::Idle => {
-                wiring.watch_on(&mut claim);
-                if let Ends::Two(paired) = &mut claim.session {
-                    let watched = paired.watch(&self.desk().poller, key, self.common.settings.rearm);
-                    watched.expect("a socket can be watched as long as there is memory");
+                if let Ends::Two(paired) = &mut claim.session
+                    && let Err(reason) = paired.watch(&self.desk().poller, key, self.common.settings.rearm)
+                {
+                    warn!("a session ends: its second socket cannot be watched: {reason}");
+                    wiring.end(turns, key, claim.close(), Closed::OverLimit);
+                    return false;
                 }
+                wiring.watch_on(&mut claim);
                 let again = claim.release() == Released::Again;
                 if again {
                     turns.counters().again.add(1);

@@ -174,6 +174,25 @@ mod tests {
     }
 
     #[test]
+    fn of_two_sockets_each_says_what_it_is_ready_for() {
+        let ((mut near, far), (_other, idle)) = (pair(), pair());
+        let (far, idle) = (far.as_fd(), idle.as_fd());
+        let (output, none) = (Interest { input: false, output: true }, Interest { input: false, output: false });
+        let soon = Some(Duration::from_millis(1));
+        assert!(wait_for_both([(far, INPUT), (idle, INPUT)], soon).iter().all(|woken| woken.timed_out));
+        let [first, second] = wait_for_both([(far, INPUT), (idle, output)], LONG);
+        assert_eq!((first, second), (Woken::default(), Woken { writable: true, ..Woken::default() }));
+        near.write_all(b"x").expect("it is open");
+        let [first, second] = wait_for_both([(far, INPUT), (idle, INPUT)], LONG);
+        assert_eq!((first, second), (Woken { readable: true, ..Woken::default() }, Woken::default()));
+        // Who waits for nothing is not looked at.
+        let [first, second] = wait_for_both([(far, none), (idle, INPUT)], soon);
+        assert!(first.timed_out && second.timed_out && !first.readable);
+        let [first, second] = wait_for_both([(idle, INPUT), (far, none)], soon);
+        assert!(first.timed_out && second.timed_out && !second.readable);
+    }
+
+    #[test]
     fn a_nudge_ends_the_present_wait_or_the_next() {
         let (_near, far) = pair();
         let (sender, sleepers) = channel();

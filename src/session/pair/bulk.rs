@@ -152,3 +152,126 @@ impl Bulk {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::cell::Cell;
+    use std::io::ErrorKind;
+    use std::os::fd::AsFd;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::super::super::buffer::Budget;
+    use super::*;
+
+    /// A pipe into which so much comes each time.
+    struct Fake {
+        comes: usize,
+        held: usize,
+    }
+
+    impl Pipe for Fake {
+        fn fill(&mut self, _from: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
+            assert_eq!(self.held, 0, "it is filled when it is empty");
+            self.held = self.comes.min(most);
+            if self.held == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(self.held) }
+        }
+
+        fn drain(&mut self, _to: BorrowedFd<'_>) -> io::Result<usize> {
+            Ok(std::mem::take(&mut self.held))
+        }
+
+        fn len(&self) -> usize {
+            self.held
+        }
+    }
+
+    /// One pipe.
+    struct One {
+        comes: usize,
+        lent: AtomicUsize,
+    }
+
+    impl Pipes for One {
+        fn lend(&self) -> Option<Box<dyn Pipe>> {
+            let is_free = self.lent.swap(1, Ordering::Relaxed) == 0;
+            is_free.then(|| Box::new(Fake { comes: self.comes, held: 0 }) as Box<dyn Pipe>)
+        }
+
+        fn give_back(&self, pipe: Option<Box<dyn Pipe>>) {
+            assert!(pipe.is_none_or(|pipe| pipe.is_empty()), "what is given back is empty");
+            assert_eq!(self.lent.swap(0, Ordering::Relaxed), 1, "what is given back was lent");
+        }
+    }
+
+    fn bulk() -> Bulk {
+        let mut bulk = Bulk::default();
+        (0..IN_A_ROW).for_each(|_| bulk.note_read(LARGE_BYTES, true));
+        assert!(bulk.is_on());
+        bulk
+    }
+
+    fn leases(limit_bytes: usize) -> (Leases, Arc<Budget>) {
+        let budget = Budget::new(limit_bytes);
+        (Leases::new(1 << 10, Arc::clone(&budget)), budget)
+    }
+
+    #[test]
+    fn only_large_reads_in_a_row_make_a_flow_bulk() {
+        let mut bulk = Bulk::default();
+        for _ in 0..3 {
+            (1..IN_A_ROW).for_each(|_| bulk.note_read(LARGE_BYTES, true));
+            bulk.note_read(LARGE_BYTES - 1, true);
+        }
+        (0..10).for_each(|_| bulk.note_read(LARGE_BYTES, false));
+        assert!(!bulk.is_on(), "a small one between them, and where there are no pipes");
+        let mut refused = Bulk::default();
+        refused.refuse();
+        (0..10).for_each(|_| refused.note_read(LARGE_BYTES, true));
+        assert!(!refused.is_on(), "the kernel does not splice");
+    }
+
+    #[test]
+    fn small_pieces_end_it_and_so_does_a_pipe_that_takes_nothing() {
+        let (mut leases, budget) = leases(2 * PIPE_BYTES);
+        let socket = io::stdin();
+        for (comes, fills) in [(LARGE_BYTES - 1, usize::from(IN_A_ROW)), (LARGE_BYTES, 100)] {
+            let (mut bulk, pipes) = (bulk(), One { comes, lent: AtomicUsize::new(0) });
+            let counted = Cell::new(0);
+            while bulk.is_on() && counted.get() < 100 {
+                bulk.begin_turn();
+                assert!(bulk.hold_pipe(&mut leases, Some(&pipes)));
+                assert_eq!(bulk.fill(socket.as_fd(), 1).expect("some comes"), comes.min(LARGE_BYTES));
+                assert!(!bulk.turn_off_if_vain(), "some has come in this turn");
+                assert_eq!((bulk.drain(socket.as_fd()).expect("all leaves"), bulk.len()), (comes, 0));
+                bulk.settle(&mut leases, Some(&pipes));
+                assert_eq!(budget.made_bytes(), 0, "an idle flow holds nothing");
+                counted.set(counted.get() + 1);
+            }
+            assert_eq!(counted.get(), fills);
+        }
+        let (mut vain, pipes) = (bulk(), One { comes: 0, lent: AtomicUsize::new(0) });
+        vain.begin_turn();
+        assert!(vain.hold_pipe(&mut leases, Some(&pipes)));
+        assert!(vain.fill(socket.as_fd(), 1).is_err() && vain.turn_off_if_vain() && !vain.is_on());
+        vain.settle(&mut leases, Some(&pipes));
+    }
+
+    #[test]
+    fn who_gets_no_pipe_pays_for_none() {
+        let (mut leases, budget) = leases(2 * PIPE_BYTES);
+        let pipes = One { comes: LARGE_BYTES, lent: AtomicUsize::new(0) };
+        let (mut first, mut second) = (bulk(), bulk());
+        assert!(first.hold_pipe(&mut leases, Some(&pipes)));
+        assert!(!second.hold_pipe(&mut leases, Some(&pipes)), "there is one");
+        assert_eq!(budget.made_bytes(), PIPE_BYTES);
+        first.fill(io::stdin().as_fd(), 1).expect("some comes");
+        first.give_up(&mut leases, Some(&pipes));
+        assert_eq!(budget.made_bytes(), 0);
+        assert!(second.hold_pipe(&mut leases, Some(&pipes)), "a pipe that was given up makes place for another");
+        second.settle(&mut leases, Some(&pipes));
+        let (mut poor, _) = self::leases(PIPE_BYTES - 1);
+        assert!(!bulk().hold_pipe(&mut poor, Some(&pipes)), "there is no memory");
+        assert!(!bulk().hold_pipe(&mut leases, None));
+    }
+}
