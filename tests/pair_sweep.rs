@@ -154,11 +154,9 @@ impl Relay {
             }
             if reasons.is_empty() && !again {
                 // Nobody has a reason: the peers go on, or it is over.
-                let acted = if self.random.once_in(2) {
-                    self.client.act() || self.upstream.act()
-                } else {
-                    self.upstream.act() || self.client.act()
-                };
+                let Relay { client, upstream, random, .. } = &mut self;
+                let [first, second] = if random.once_in(2) { [client, upstream] } else { [upstream, client] };
+                let acted = first.act() || second.act();
                 match (acted, self.case.drains_after) {
                     (true, _) => continue,
                     (false, Some(turns)) if self.came_before.is_none() => {
