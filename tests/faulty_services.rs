@@ -20,6 +20,7 @@ mod process;
 #[path = "support/runner.rs"]
 mod runner;
 
+use std::net::SocketAddr;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,7 +75,7 @@ fn serve() -> Result<(), Error> {
         config.listeners.push(Listener {
             service_name: made.name,
             scheme,
-            address: "127.0.0.1:0".parse().expect("an address"),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)).into(),
             parameters: Vec::new(),
             service: Arc::new(*made),
             idle_exempt: false,

@@ -190,7 +190,9 @@ mod tests {
         let barrier = Arc::new(std::sync::Barrier::new(4));
         for _ in 0..3 {
             let barrier = Arc::clone(&barrier);
-            assert!(!line.submit(move || drop(barrier.wait())));
+            assert!(!line.submit(move || {
+                barrier.wait();
+            }));
         }
         // The fourth of them.
         barrier.wait();
