@@ -13,7 +13,7 @@ mod study;
 
 use std::path::PathBuf;
 
-use clap::{Args as Arguments, CommandFactory, Parser, Subcommand};
+use clap::{Args as Arguments, CommandFactory, Parser, Subcommand, ValueHint};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
@@ -66,6 +66,13 @@ pub enum Command {
     /// Compare two studies or two loads: ratios with confidence intervals
     #[command(after_help = study::COMPARE_NOTES)]
     Compare(CompareArgs),
+    /// Draw the report of a finished study again from its rows, and print what it found
+    #[command(after_help = REPORT_NOTES)]
+    Report {
+        /// The study's directory
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+        directory: PathBuf,
+    },
     /// Get, set or watch a value that processes share by a file
     #[command(after_help = cell::NOTES, subcommand_required = true, arg_required_else_help = true,
         disable_help_subcommand = true)]
@@ -78,6 +85,12 @@ pub enum Command {
     /// Print the manual page: maitred man | man -l -
     Man,
 }
+
+const REPORT_NOTES: &str = "\
+Reads rows.jsonl in DIR, and plan.toml and host.json if they are there. Writes report.html and figures/*.svg beside
+them: the same rows make the same bytes. What was found goes to stdout.
+
+Exit codes: 0 done, 1 failed while running, 2 wrong usage, 78 a line of rows.jsonl is no row.";
 
 /// The flags of `serve`, which `check` takes as well. None stands for a flag that was not given.
 #[derive(Arguments, Clone, Debug, Default)]

@@ -58,6 +58,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Compare(args) => maitred::study::compare::command(&args).map(ExitCode::from),
+        Command::Report { directory } => maitred::study::report::command(&directory).map(|()| ExitCode::SUCCESS),
         Command::Cell(args) => maitred::cell::command(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => print(&cli::completions(shell)),
         Command::Man => print(&cli::man()),

@@ -56,8 +56,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "study",
         &[
-            "cli", "clock", "config", "engine", "error", "load", "metrics", "net", "queueing", "random", "service",
-            "simulate", "units",
+            "cli", "clock", "config", "engine", "error", "load", "logging", "metrics", "net", "queueing", "random",
+            "service", "simulate", "units",
         ],
     ),
     ("sync", &[]),
@@ -89,6 +89,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("signal_hook::", &["src/load/interrupt.rs"]),
     ("clap::", &["src/cli.rs", "src/main.rs"]),
     ("jiff::", &["src/service/daytime.rs"]),
+    ("plotters::", &["src/study/report/figures/canvas.rs", "src/study/report/figures/theme.rs"]),
     ("sha2::", &["src/digest.rs"]),
     ("Instant::now", &["src/clock.rs"]),
     ("SystemTime::now", &["src/clock.rs"]),

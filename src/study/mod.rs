@@ -10,7 +10,8 @@
 //!
 //! The modules, in reading order: `row.rs` and `rows.rs` (what a run leaves behind), `plan.rs` (what is run),
 //! `order.rs` (when), `run.rs` and `predict.rs` (one run), `host.rs` and `progress.rs` (beside them), `estimate.rs` and
-//! `analysis.rs` (what rows amount to), `table.rs` (the same for people), `compare.rs` (two studies).
+//! `analysis.rs` (what rows amount to), `table.rs` (the same for people), `report.rs` (the same as a page with
+//! figures), `compare.rs` (two studies).
 
 pub mod analysis;
 pub mod compare;
@@ -20,6 +21,7 @@ pub mod order;
 pub mod plan;
 mod predict;
 mod progress;
+pub mod report;
 pub mod row;
 pub mod rows;
 pub mod run;

@@ -43,7 +43,7 @@ pub fn render(rows: &[Row], is_whole: bool) -> String {
         );
     }
     for group in &groups {
-        if let Some(recovered) = show_recovery(group) {
+        if let Some(recovered) = show_recovery(&group.rows) {
             let _ = writeln!(text, "{}: after the overload the latency {recovered}", group.configuration);
         }
     }
@@ -134,7 +134,7 @@ pub(super) fn span(low: f64, high: f64) -> String {
     format!("{}..{}", percent(low), percent(high))
 }
 
-fn show_kept(kept: Kept) -> String {
+pub(super) fn show_kept(kept: Kept) -> String {
     match kept {
         Kept::Below(rate) => format!("below {rate:.0}"),
         Kept::UpTo(rate) => format!("up to {rate:.0}"),
@@ -142,7 +142,7 @@ fn show_kept(kept: Kept) -> String {
     }
 }
 
-fn show_share(share: Share) -> String {
+pub(super) fn show_share(share: Share) -> String {
     let percent = |share: f64| format!("{:.0}% of the bound", share * 100.0);
     match share {
         Share::Is(share) => percent(share),
@@ -153,8 +153,8 @@ fn show_share(share: Share) -> String {
 }
 
 /// The median over the runs; the runs that never came back are told apart.
-fn show_recovery(group: &Group<'_>) -> Option<String> {
-    let all: Vec<Recovery> = group.rows.iter().filter_map(|row| recovery(row)).collect();
+pub(super) fn show_recovery(rows: &[&Row]) -> Option<String> {
+    let all: Vec<Recovery> = rows.iter().filter_map(|row| recovery(row)).collect();
     let after: Vec<f64> =
         all.iter().filter_map(|one| if let Recovery::After(s) = one { Some(*s) } else { None }).collect();
     let never = all.len() - after.len();

@@ -1,0 +1,138 @@
+//! The tables of a report: what was measured at each point, how far each series is from the bound, what could not be
+//! measured, and what the A/A pair differed by.
+//!
+//! Cells are text; what becomes HTML of them is in `page.rs`. A figure that is not known is a dash.
+
+use super::digest::{Digest, Measure, Mix, Spot};
+use super::words::{UNKNOWN, factor_within, rate, time};
+use crate::study::analysis::ShareOfBound;
+use crate::study::estimate::Estimate;
+use crate::study::table::{show_kept, show_share};
+
+/// A table, ready to be written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Table {
+    /// What it shows.
+    pub(super) title: String,
+    /// What is to be known to read it; may be empty.
+    pub(super) note: String,
+    pub(super) heads: Vec<String>,
+    pub(super) rows: Vec<Vec<String>>,
+    /// So many columns, from the left, are words; the others are numbers, but for the last of `ends_in_words`.
+    pub(super) words: usize,
+    pub(super) ends_in_words: bool,
+}
+
+/// The measured figures of every point, a table for each mix.
+pub(super) fn measured(digest: &Digest<'_>) -> Vec<Table> {
+    digest.mixes.iter().map(of_mix).filter(|table| !table.rows.is_empty()).collect()
+}
+
+fn of_mix(mix: &Mix<'_>) -> Table {
+    let spots = || mix.series.iter().flat_map(|series| series.spots.iter().map(move |spot| (series, spot)));
+    // What no run has been asked for has no column.
+    let is_known = |measure: &&Measure| match measure {
+        Measure::Connect => spots().any(|(_, spot)| spot.estimate(**measure).is_some()),
+        _ => true,
+    };
+    let measures: Vec<Measure> = Measure::ALL.iter().filter(is_known).copied().collect();
+    let mut heads: Vec<String> = ["configuration", "point", "runs"].map(str::to_owned).to_vec();
+    heads.extend(measures.iter().map(|measure| match measure {
+        Measure::Achieved => "replies/s".to_owned(),
+        measure => measure.name().to_owned(),
+    }));
+    heads.extend(["ideal p99", "to be known"].map(str::to_owned));
+    let row = |(series, spot): (&super::digest::Series<'_>, &Spot<'_>)| {
+        let mut cells = vec![series.label.clone(), spot.point.to_owned(), spot.rows.len().to_string()];
+        cells.extend(measures.iter().map(|measure| shown(spot.estimate(*measure), *measure)));
+        cells.push(spot.predicted(Measure::P99).map_or(UNKNOWN.to_owned(), time));
+        cells.push(spot.doubts().join("; "));
+        cells
+    };
+    let title =
+        if mix.label.is_empty() { "What was measured".to_owned() } else { format!("What was measured, {}", mix.label) };
+    Table {
+        title,
+        note:
+            "Medians of the runs with their 95 % intervals; –: not measured, fewer than ten samples beyond it in some \
+               run, or more requests than lie beyond it were never served. Ideal: one queue, and no cost but service."
+                .to_owned(),
+        heads,
+        rows: spots().map(row).collect(),
+        words: 2,
+        ends_in_words: true,
+    }
+}
+
+fn shown(estimate: Option<Estimate>, measure: Measure) -> String {
+    let show = |value: f64| if measure == Measure::Achieved { rate(value) } else { time(value) };
+    match estimate {
+        None => UNKNOWN.to_owned(),
+        Some(Estimate { center, interval: None, .. }) => show(center),
+        Some(Estimate { center, interval: Some((low, high)), .. }) => {
+            format!("{} [{}, {}]", show(center), show(low), show(high))
+        }
+    }
+}
+
+/// How far each configuration is from the ideal; none without an objective.
+pub(super) fn bound(shares: &[ShareOfBound]) -> Option<Table> {
+    let row = |share: &ShareOfBound| {
+        vec![
+            share.configuration.clone(),
+            share.objective.clone(),
+            show_kept(share.measured_per_s),
+            show_kept(share.ideal_per_s),
+            show_share(share.share()),
+            if share.by_formula { "formula" } else { "predictions" }.to_owned(),
+        ]
+    };
+    (!shares.is_empty()).then(|| Table {
+        title: "Share of the bound".to_owned(),
+        note: "The rate up to which a configuration keeps the objective, by the rate up to which the ideal central queue \
+               does: one queue, as many servers, and no cost but service. Requests per second, interpolated between the last \
+               point that keeps it and the first that does not."
+            .to_owned(),
+        heads: ["configuration", "objective", "kept", "by the ideal", "share", "the ideal's is from"].map(str::to_owned).to_vec(),
+        rows: shares.iter().map(row).collect(),
+        words: 2,
+        ends_in_words: true,
+    })
+}
+
+/// What the two of the A/A pair differed by; none without a pair.
+pub(super) fn noise(digest: &Digest<'_>) -> Option<Table> {
+    let row = |measure: &Measure| {
+        let ratio = digest.noise.ratio(*measure)?;
+        let floor = digest.noise.floor(*measure)?;
+        Some(vec![measure.name().to_owned(), factor_within(ratio), super::words::factor(floor)])
+    };
+    let rows: Vec<Vec<String>> = Measure::ALL.iter().filter_map(row).collect();
+    (!rows.is_empty()).then(|| Table {
+        title: "The noise floor".to_owned(),
+        note: "The A/A pair is one configuration twice. The floor is the farthest end of the interval from 1: a difference \
+               within it is called noise."
+            .to_owned(),
+        heads: ["", "second by first", "floor"].map(str::to_owned).to_vec(),
+        rows,
+        words: 1,
+        ends_in_words: false,
+    })
+}
+
+/// The runs that failed, with their reasons; none if none did.
+pub(super) fn failed(digest: &Digest<'_>) -> Option<Table> {
+    let row = |row: &crate::study::row::Row| {
+        let reason = row.reason.clone().unwrap_or_else(|| "no reason was kept".to_owned());
+        vec![row.configuration.clone(), row.point.clone(), row.repeat.to_string(), reason]
+    };
+    let rows: Vec<Vec<String>> = digest.failed().map(row).collect();
+    (!rows.is_empty()).then(|| Table {
+        title: "Runs that failed".to_owned(),
+        note: String::new(),
+        heads: ["configuration", "point", "repeat", "reason"].map(str::to_owned).to_vec(),
+        rows,
+        words: 2,
+        ends_in_words: true,
+    })
+}
