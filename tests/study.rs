@@ -115,7 +115,15 @@ fn four_tiny_runs_leave_four_rows_that_say_everything() {
     let mut names: Vec<_> =
         fs::read_dir(&out).expect("it is there").map(|entry| entry.expect("an entry").file_name()).collect();
     names.sort();
-    assert_eq!(names, ["host.json", "plan.toml", "rows.csv", "rows.jsonl"], "nothing else is left behind");
+    let expected = ["figures", "host.json", "plan.toml", "report.html", "rows.csv", "rows.jsonl"];
+    assert_eq!(names, expected, "nothing else is left behind");
+
+    let page = || fs::read(out.join("report.html")).expect("there is a report");
+    let drawn = page();
+    let done = output(maitred("report", &[]).arg(&out));
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    assert!(text(&done.stdout).contains("4 runs of "), "{}", text(&done.stdout));
+    assert_eq!(page(), drawn, "same rows, same bytes");
 
     // The plan as run has the same runs; and a directory has one study.
     let again = parent.path().join("again");

@@ -85,6 +85,7 @@ pub fn command(args: &StudyArgs) -> Result<bool, Error> {
     }
     progress.clear();
     write(&directory.join(rows::TABLE), &rows::table(&rows))?;
+    report::redraw(directory)?;
     let is_whole = rows.len() == order::runs(&plan).len();
     if !args.json {
         let text = table::render(&rows, is_whole);
