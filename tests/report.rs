@@ -317,6 +317,25 @@ fn a_quantile_with_fewer_than_ten_samples_beyond_it_or_with_too_many_unserved_is
     check_says(&report.html, &["up to 2.0 % not served"]);
 }
 
+#[test]
+fn what_the_servers_did_is_put_in_relation_and_what_none_tells_has_no_column() {
+    let mut all = Rows::new(13);
+    let report = report(&all.add(&Case::default()).rows);
+    let page = parsed(&report.html);
+    let texts = |name: &str| -> Vec<&str> {
+        let of_table = page.descendants().filter(|node| node.has_tag_name("table")).find(|table| {
+            table.descendants().any(|head| head.has_tag_name("th") && head.text() == Some("wakes per hand-off"))
+        });
+        let cells = of_table.expect("there is such a table").descendants().filter(|node| node.has_tag_name(name));
+        cells.filter_map(|cell| cell.text()).collect()
+    };
+    assert_eq!(
+        texts("th")[2..],
+        ["wakes per hand-off", "events per poll", "deepest queue", "busiest worker by the mean"]
+    );
+    assert_eq!(texts("td")[2..], ["0.25", "1.5", "7", "1.5"]);
+}
+
 fn redrawn(directory: &Path) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_maitred"));
     command.arg("report").arg(directory).stdin(Stdio::null()).env_remove("MAITRED_LOG");

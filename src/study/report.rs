@@ -132,7 +132,8 @@ impl Report {
         let findings = Findings::of(&digest, &contests, &shares);
         let figures = figures::all(&digest, &contests);
         let more = [tables::bound(&shares), tables::noise(&digest), tables::failed(&digest)];
-        let tables = tables::measured(&digest).into_iter().chain(more.into_iter().flatten()).collect();
+        let figures_of = tables::measured(&digest).into_iter().chain(tables::efforts(&digest));
+        let tables = figures_of.chain(more.into_iter().flatten()).collect();
         let page = Page { digest: &digest, findings: &findings, figures: &figures, tables, plan, host };
         let html = page.html();
         Report { findings, figures, html }

@@ -183,7 +183,10 @@ pub(crate) fn row(case: &Case, repeat: usize, random: &mut Random) -> Row {
         },
         limited_by: if is_machine_limited { vec![Limit::Machine] } else { Vec::new() },
         load: Some(load),
-        server: Some(json!({"schema": "maitred.summary/1", "poller": {"wakes": 12}})),
+        server: Some(
+            json!({"schema": "maitred.summary/1", "poller": {"wakes": 12, "queued": 48, "polls": 40, "events": 60, "queue_depth_max": 7},
+                           "worker_turns": [{"turns": 30}, {"turns": 10}]}),
+        ),
         predicted,
     }
 }

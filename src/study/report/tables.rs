@@ -1,12 +1,13 @@
-//! The tables of a report: what was measured at each point, how far each series is from the bound, what could not be
-//! measured, and what the A/A pair differed by.
+//! The tables of a report: what was measured at each point, what the servers did for it, how far each series is from
+//! the bound, what could not be measured, and what the A/A pair differed by.
 //!
 //! Cells are text; what becomes HTML of them is in `page.rs`. A figure that is not known is a dash.
 
 use super::digest::{Digest, Measure, Mix, Spot};
-use super::words::{UNKNOWN, factor_within, rate, time};
+use super::words::{UNKNOWN, factor_within, number, rate, time};
 use crate::study::analysis::ShareOfBound;
-use crate::study::estimate::Estimate;
+use crate::study::estimate::{Estimate, median};
+use crate::study::row::Row;
 use crate::study::table::{show_kept, show_share};
 
 /// A table, ready to be written down.
@@ -75,6 +76,65 @@ fn shown(estimate: Option<Estimate>, measure: Measure) -> String {
     }
 }
 
+/// A figure of a row.
+type Of = fn(&Row) -> Option<f64>;
+
+/// What a server did for its replies, as rows tell it: how it is called, and how it is found. Counters of the summary are
+/// of the whole run with its warm-up, so they are put in relation to each other only.
+const EFFORTS: &[(&str, Of)] = &[
+    ("switches per reply, voluntary", |row| row.figure("load.server.voluntary_switches_per_request")),
+    ("involuntary", |row| row.figure("load.server.involuntary_switches_per_request")),
+    ("ready without a core, µs per reply", |row| Some(row.figure("load.server.run_delay_ns_per_request")? / 1e3)),
+    ("wakes per hand-off", |row| part(row, "wakes", "queued")),
+    ("events per poll", |row| part(row, "events", "polls")),
+    ("parks per poll", |row| part(row, "parks", "polls")),
+    ("deepest queue", |row| row.figure("server.poller.queue_depth_max")),
+    ("busiest worker by the mean", busiest),
+];
+
+/// What the servers did, a table for each mix; without what no row tells.
+pub(super) fn efforts(digest: &Digest<'_>) -> Vec<Table> {
+    digest.mixes.iter().map(efforts_of).filter(|table| table.heads.len() > table.words).collect()
+}
+
+fn efforts_of(mix: &Mix<'_>) -> Table {
+    let spots = || mix.series.iter().flat_map(|series| series.spots.iter().map(move |spot| (series, spot)));
+    let middle = |spot: &Spot<'_>, of: Of| median(&spot.rows.iter().filter_map(|row| of(row)).collect::<Vec<_>>());
+    let told: Vec<_> = EFFORTS.iter().filter(|(_, of)| spots().any(|(_, spot)| middle(spot, *of).is_some())).collect();
+    let heads = ["configuration", "point"].into_iter().chain(told.iter().map(|(name, _)| *name));
+    let row = |(series, spot): (&super::digest::Series<'_>, &Spot<'_>)| {
+        let mut cells = vec![series.label.clone(), spot.point.to_owned()];
+        cells.extend(told.iter().map(|(_, of)| middle(spot, *of).map_or(UNKNOWN.to_owned(), number)));
+        cells
+    };
+    let of = if mix.label.is_empty() { String::new() } else { format!(", {}", mix.label) };
+    Table {
+        title: format!("What the servers did{of}"),
+        note: "Medians of the runs; –: not counted by that engine. A hand-off is a request that the poller queued. A busiest \
+               worker of 1 means that all had as many turns."
+            .to_owned(),
+        heads: heads.map(str::to_owned).collect(),
+        rows: spots().filter(|(_, spot)| !spot.rows.is_empty()).map(row).collect(),
+        words: 2,
+        ends_in_words: false,
+    }
+}
+
+/// One of the poller's counters by another; none where the second is zero.
+fn part(row: &Row, count: &str, whole: &str) -> Option<f64> {
+    let counter = |name: &str| row.figure(&format!("server.poller.{name}"));
+    Some(counter(count)? / counter(whole).filter(|whole| *whole > 0.0)?)
+}
+
+/// The most turns that a worker had, by the mean of all.
+fn busiest(row: &Row) -> Option<f64> {
+    let workers = row.server.as_ref()?.get("worker_turns")?.as_array()?;
+    let turns: Option<Vec<f64>> = workers.iter().map(|worker| worker.get("turns")?.as_f64()).collect();
+    let turns = turns?;
+    let mean = turns.iter().sum::<f64>() / turns.len() as f64;
+    (mean > 0.0).then(|| turns.iter().copied().fold(0.0, f64::max) / mean)
+}
+
 /// How far each configuration is from the ideal; none without an objective.
 pub(super) fn bound(shares: &[ShareOfBound]) -> Option<Table> {
     let row = |share: &ShareOfBound| {
@@ -122,7 +182,7 @@ pub(super) fn noise(digest: &Digest<'_>) -> Option<Table> {
 
 /// The runs that failed, with their reasons; none if none did.
 pub(super) fn failed(digest: &Digest<'_>) -> Option<Table> {
-    let row = |row: &crate::study::row::Row| {
+    let row = |row: &Row| {
         let reason = row.reason.clone().unwrap_or_else(|| "no reason was kept".to_owned());
         vec![row.configuration.clone(), row.point.clone(), row.repeat.to_string(), reason]
     };

@@ -19,6 +19,21 @@ pub(super) fn rate(per_s: f64) -> String {
     show_rate(per_s)
 }
 
+/// A number without a unit, with three digits at most: `0.021`, `1.3`, `412`.
+pub(super) fn number(value: f64) -> String {
+    let decimals = if value >= 99.95 {
+        0
+    } else if value >= 9.995 {
+        1
+    } else if value >= 0.9995 {
+        2
+    } else {
+        3
+    };
+    let text = format!("{value:.decimals$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
 /// A count with its noun in the right number.
 pub(super) fn counted(count: usize, noun: &str) -> String {
     format!("{} {noun}{}", show_count(count as u64), if count == 1 { "" } else { "s" })
@@ -91,6 +106,7 @@ mod tests {
         assert_eq!([999.4, 1_234.0, 86_400.0, 2.3e6].map(time), ["999 ns", "1.23 µs", "86.4 µs", "2.30 ms"]);
         assert_eq!([0.0, 0.0007, 0.0031, 0.123, 1.0].map(percent), ["0 %", "0.07 %", "0.3 %", "12 %", "100 %"]);
         assert_eq!([1.084, 1.996, 2.345, 9.96, 41.7].map(factor), ["1.08", "2.0", "2.3", "10", "42"]);
+        assert_eq!([0.0, 0.0213, 1.304, 12.0, 411.6, 1_000.0].map(number), ["0", "0.021", "1.3", "12", "412", "1000"]);
         assert_eq!(counted(1, "run") + " " + &counted(1_200, "run"), "1 run 1,200 runs");
     }
 
