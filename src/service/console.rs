@@ -14,8 +14,8 @@
 //! Every answer ends in one line that begins with `ok`, `error` or `workers`; all lines before it begin with a space. So a
 //! script knows when it has all. Lines of a client are carried out one after the other; empty ones are passed over.
 //!
-//! The protocol only: who carries orders out, when, and with what patience is for the daemon
-//! ([`Operator`](crate::session::operator::Operator)). Read next: `console/input.rs`; the chapter is `design/console.md`.
+//! The protocol only: who carries orders out, when, and with what patience is for the daemon ([`Operator`]). Read next:
+//! `console/input.rs`; the chapter is `design/console.md`.
 
 mod input;
 
