@@ -243,7 +243,7 @@ fn wrong_listeners_in_a_file_are_named_with_line_and_key() {
 
 #[test]
 fn wrong_flags_are_named_with_their_value() {
-    let table: [(&[&str], &str); 13] = [
+    let table: [(&[&str], &str); 14] = [
         (&["--workers", "0"], "--workers: 0 is too small; expected auto or a number from 1 to 1024"),
         (&["--workers", "many"], "--workers: many is not a number; expected auto or a number from 1 to 1024"),
         (&["--low-water=-1"], "--low-water: -1 is not a number; expected auto or off or a number from 0 to 1048576"),
@@ -264,6 +264,7 @@ fn wrong_flags_are_named_with_their_value() {
             "--listen: echo=tcp://127.0.0.1:0?terminator is not a listener; expected \
              SERVICE=SCHEME://ADDRESS[?key=value&…], as in echo=tcp://127.0.0.1:7007",
         ),
+        (&["--listen", "files=tcp://127.0.0.1:0?root=a&root=b"], "--listen: a does not fit root; expected root once"),
         (&["--listen", "echo=unix:///tmp/x"], "--listen: echo cannot be reached by unix; expected one of tcp, udp"),
         (
             &["--listen", "echo=tcp://localhost:7"],
@@ -383,7 +384,12 @@ fn the_printed_configuration_reads_back_as_the_same() {
             "--summary",
             "a \"b\"\\é.json",
         ],
-        &["--listen", "echo=tcp://[::1]:7?terminator=nul&terminator=nul", "--listen", "echo=tcp://0.0.0.0:0"],
+        &[
+            "--listen",
+            "relay=tcp://[::1]:7?to=tcp://127.0.0.1:8&idle=1s&to=tcp://127.0.0.1:9",
+            "--listen",
+            "echo=tcp://0.0.0.0:0?terminator=nul",
+        ],
     ];
     for line in lines {
         let printed = resolve(line).expect("the flags are right").to_toml();

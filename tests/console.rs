@@ -290,7 +290,7 @@ fn what_is_set_is_in_force() {
 fn what_cannot_be_set_is_named_with_what_could_be() {
     let manned = Manned::start("event-loop", &[ECHO], &[]);
     let mut operator = manned.operator();
-    let known = "expected one of batch, budget, max_connections, idle_timeout, write_timeout, drain_timeout";
+    let known = "expected one of batch, budget, max_connections, idle_timeout, write_timeout, drain_timeout, log_level";
     for (line, expected) in [
         ("set ring 64KiB", format!("error ring can only be changed by a restart; {known}")),
         ("set spin 1ms", format!("error engine event-loop has no use for spin; {known}")),

@@ -241,7 +241,11 @@ impl Operations {
         }
         let engine = self.daemon.info;
         let mut config = self.config();
-        let mut settings = config::with_live_setting(&config.settings, engine, key, value)?;
+        let settings = config::with_live_setting(&config.settings, engine, key, value);
+        // Those of the configuration are all that it knows of.
+        let with_level =
+            |why: String| if why.contains("expected one of") { format!("{why}, {LOG_LEVEL}") } else { why };
+        let mut settings = settings.map_err(with_level)?;
         self.daemon.tune(&mut settings);
         info!("an operator has set {key} to {value}");
         config.settings = settings;

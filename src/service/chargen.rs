@@ -26,6 +26,7 @@ pub(super) const ENTRY: Entry = Entry {
     default_listeners: &[("tcp", 7019), ("udp", 7019)],
     parameters: &[],
     spared_by_idle_timeout: false,
+    repeatable: &[],
     build,
 };
 

@@ -32,6 +32,7 @@ pub(super) const ENTRY: Entry = Entry {
         ("posts", "edge|each"),
     ],
     spared_by_idle_timeout: true,
+    repeatable: &[],
     build,
 };
 

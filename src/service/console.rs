@@ -36,6 +36,7 @@ pub(super) const ENTRY: Entry = Entry {
     default_listeners: &[],
     parameters: &[("mode", "0600"), (SECRET, "TEXT")],
     spared_by_idle_timeout: true,
+    repeatable: &[],
     build,
 };
 

@@ -23,6 +23,7 @@ pub(super) const ENTRY: Entry = Entry {
     default_listeners: &[("tcp", 7013), ("udp", 7013)],
     parameters: &[],
     spared_by_idle_timeout: false,
+    repeatable: &[],
     build,
 };
 

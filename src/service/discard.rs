@@ -17,6 +17,7 @@ pub(super) const ENTRY: Entry = Entry {
     default_listeners: &[("tcp", 7009), ("udp", 7009)],
     parameters: &[],
     spared_by_idle_timeout: false,
+    repeatable: &[],
     build,
 };
 

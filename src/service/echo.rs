@@ -19,6 +19,7 @@ pub(super) const ENTRY: Entry = Entry {
     default_listeners: &[("tcp", 7007), ("udp", 7007)],
     parameters: &[("terminator", "nul")],
     spared_by_idle_timeout: false,
+    repeatable: &[],
     build,
 };
 

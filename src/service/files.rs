@@ -34,6 +34,7 @@ pub(super) const ENTRY: Entry = Entry {
     default_listeners: &[],
     parameters: &[("root", "DIR"), ("sweep", "DURATION"), ("send", "sendfile|copy"), ("piece", "SIZE")],
     spared_by_idle_timeout: false,
+    repeatable: &[],
     build,
 };
 

@@ -36,6 +36,8 @@ pub struct Entry {
     pub parameters: &'static [(&'static str, &'static str)],
     /// Whether the idle timeout spares its sessions, because silence is their normal state.
     pub spared_by_idle_timeout: bool,
+    /// Those of its parameters that may be given several times.
+    pub repeatable: &'static [&'static str],
     build: Build,
 }
 
@@ -100,6 +102,12 @@ impl Entry {
                 known => format!("{} takes {}", self.name, known.join(", ")),
             };
             return Err(BadParameter { key: key.clone(), expected });
+        }
+        let is_again = |(at, (key, _)): &(usize, &(String, String))| {
+            parameters[..*at].iter().any(|(earlier, _)| earlier == key) && !self.repeatable.contains(&key.as_str())
+        };
+        if let Some((_, (key, _))) = parameters.iter().enumerate().find(is_again) {
+            return Err(BadParameter { key: key.clone(), expected: format!("{key} once") });
         }
         (self.build)(parameters, bounds)
     }

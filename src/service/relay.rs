@@ -32,6 +32,7 @@ pub(super) const ENTRY: Entry = Entry {
         ("zero_copy", "auto|off"),
     ],
     spared_by_idle_timeout: false,
+    repeatable: &["to"],
     build,
 };
 

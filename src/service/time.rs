@@ -23,6 +23,7 @@ pub(super) const ENTRY: Entry = Entry {
     default_listeners: &[("tcp", 7037), ("udp", 7037)],
     parameters: &[],
     spared_by_idle_timeout: false,
+    repeatable: &[],
     build,
 };
 

@@ -28,6 +28,7 @@ pub(super) const ENTRY: Entry = Entry {
     default_listeners: &[("tcp", 7030)],
     parameters: &[("cell", "FILE")],
     spared_by_idle_timeout: true,
+    repeatable: &[],
     build,
 };
 

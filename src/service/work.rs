@@ -36,6 +36,7 @@ pub(super) const ENTRY: Entry = Entry {
     default_listeners: &[("tcp", 7020), ("udp", 7020)],
     parameters: &[("calls", "N"), ("shed", "off|N"), ("send", "vectored|mmsg")],
     spared_by_idle_timeout: false,
+    repeatable: &[],
     build,
 };
 

@@ -19,7 +19,7 @@ fn check_line(line: &[u8]) {
         Command::Stat(path) | Command::Hash(path) | Command::Get(path) | Command::Add(path) | Command::Del(path),
     ) = parsed
     {
-        assert!(!path.is_empty() && path.len() <= PATH_BYTES_MAX && !path.contains(&0));
+        assert!(!path.is_empty() && path.len() <= PATH_BYTES_MAX && !path.contains(&0) && !path.ends_with(b"\r"));
         assert!(line.as_ptr_range().end == path.as_ptr_range().end, "a path runs to the end of its line");
     }
 }
@@ -43,7 +43,9 @@ fn read_plainly<'a>(line: &'a [u8]) -> Result<Command<'a>, Unfit> {
         return match rest.split_first() {
             None => Err(Unfit::Path),
             Some((b' ', path)) if path.len() > PATH_BYTES_MAX => Err(Unfit::TooLong),
-            Some((b' ', path)) if path.is_empty() || path.contains(&0) => Err(Unfit::Path),
+            Some((b' ', path)) if path.is_empty() || path.contains(&0) || path.last() == Some(&b'\r') => {
+                Err(Unfit::Path)
+            }
             Some((b' ', path)) => Ok(about(path)),
             Some(_) => Err(Unfit::Unknown),
         };

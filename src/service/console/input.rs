@@ -95,6 +95,8 @@ impl Input {
                 State::Command
             }
             (State::Text, b'\n') => return Err(Fed::Line(0)),
+            // A telnet client's other end of a line, when it sends each key as it is pressed (RFC 854).
+            (State::Text, 0) if self.is_telnet && self.line.last() == Some(&b'\r') => return Err(Fed::Line(0)),
             (State::Text, byte) => self.put(byte)?,
             (State::Command, IAC) => self.put(IAC)?,
             (State::Command, WILL | WONT | DO | DONT) => State::Option(byte),
@@ -168,6 +170,7 @@ mod tests {
         let text = [&[IAC, WILL, 31, IAC, DO, 1, IAC, WONT, 3, IAC, DONT, 5], &naws[..], b"he", &[IAC, 246], b"lp\r\n"];
         check(&text.concat(), &[b"help"], &[IAC, DONT, 31, IAC, WONT, 1]);
         check(&[b'a', IAC, IAC, b'b', b'\n'], &[&[b'a', 255, b'b']], b"");
+        check(&[&b"a\r\0b\r\0\n"[..], &[IAC, 246], b"c\r\0d\0\r\0"].concat(), &[b"a\r\0b\r\0", b"c", b"d\0"], b"");
     }
 
     #[test]

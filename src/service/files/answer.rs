@@ -107,7 +107,7 @@ impl Terms {
             Err(Unfit::Unknown) => {
                 error("bad-command", "STAT, HASH, GET, ADD or DEL and a path; LIST, CHANGED or QUIT")
             }
-            Err(Unfit::Path) => error("bad-command", "a path is not empty, and has no NUL"),
+            Err(Unfit::Path) => error("bad-command", "a path is not empty, has no NUL, and does not end in a CR"),
             Err(Unfit::TooLong) => says(&Refused::TooLong),
         }
     }

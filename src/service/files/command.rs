@@ -31,7 +31,8 @@ pub enum Command<'a> {
 pub enum Unfit {
     /// It is none of the commands.
     Unknown,
-    /// Its path is empty, or has a NUL in it, which no file's name has.
+    /// Its path is empty, has a NUL in it, which no file's name has, or ends in a CR, which in a list would be taken for a part
+    /// of the line's end.
     Path,
     /// Its path is longer than any that the system resolves.
     TooLong,
@@ -64,7 +65,7 @@ impl<'a> Command<'a> {
         match path {
             _ if path.len() > PATH_BYTES_MAX => Err(Unfit::TooLong),
             [] => Err(Unfit::Path),
-            _ if path.contains(&0) => Err(Unfit::Path),
+            _ if path.contains(&0) || path.ends_with(b"\r") => Err(Unfit::Path),
             path => Ok(command(path)),
         }
     }
@@ -87,7 +88,9 @@ mod tests {
             (b"HASH  a b ", Ok(Command::Hash(b" a b "))),
             (b"GET GET", Ok(Command::Get(b"GET"))),
             (b"ADD ../\xff\t", Ok(Command::Add(b"../\xff\t"))),
-            (b"DEL \r", Ok(Command::Del(b"\r"))),
+            (b"DEL \r", Err(Unfit::Path)),
+            (b"ADD a\r", Err(Unfit::Path)),
+            (b"ADD \ra", Ok(Command::Add(b"\ra"))),
             (b"LIST", Ok(Command::List)),
             (b"CHANGED", Ok(Command::Changed)),
             (b"QUIT", Ok(Command::Quit)),
