@@ -219,9 +219,21 @@ pub struct DatagramCounters {
     pub silent: Count,
     /// Datagrams over which it panicked.
     pub panicked: Count,
+    /// Datagrams that a relay has sent to a target.
+    pub forwarded: Count,
+    /// Datagrams of targets that are for a relay's clients.
+    pub returned: Count,
+    /// Clients that a relay has had.
+    pub clients: Count,
+    /// Those of them that were forgotten after a silence.
+    pub clients_expired: Count,
+    /// Those that were forgotten because another one needed the place.
+    pub clients_replaced: Count,
+    /// Those whose target was not there.
+    pub clients_unreachable: Count,
     /// Datagrams that were not answered, by `Refusal` in the order of `Refusal::ALL`.
     pub refused: [Count; Refusal::ALL.len()],
-    /// Answers that have left.
+    /// Answers that have left, of the service or of a relay's targets.
     pub sent: Count,
     /// Their bytes.
     pub sent_bytes: Count,

@@ -70,7 +70,8 @@ pub struct Datagrams {
     /// How many of what.
     #[serde(flatten)]
     pub counts: DatagramSummary,
-    /// Datagrams that were not answered, by reason. Received = answered + silent + panicked + the sum of these.
+    /// Datagrams that were not answered, by reason. Received = answered + silent + panicked + forwarded + the
+    /// sum of these.
     #[serde(serialize_with = "as_map")]
     pub refused: Vec<(&'static str, u64)>,
 }
@@ -160,7 +161,8 @@ snapshot! {
     /// What endpoints did.
     DatagramSummary of DatagramCounters {
         received, received_bytes, received_messages, receive_batches, oversized, receive_errors, dropped, answered, silent,
-        panicked, sent, sent_bytes, sent_messages, send_batches, unsendable, send_blocks,
+        panicked, sent, sent_bytes, sent_messages, send_batches, unsendable, send_blocks, forwarded, returned, clients,
+        clients_expired, clients_replaced, clients_unreachable,
     }
 }
 
@@ -235,6 +237,12 @@ const DATAGRAMS: &[&str] = &[
     "send_batches",
     "unsendable",
     "send_blocks",
+    "forwarded",
+    "returned",
+    "clients",
+    "clients_expired",
+    "clients_replaced",
+    "clients_unreachable",
 ];
 
 /// At most this many workers get a line of their own on the screen; JSON has them all.
@@ -334,6 +342,12 @@ impl Summary {
         write_known(out, &[("answered", counts.answered), ("sent", counts.sent), ("bytes", counts.sent_bytes)])?;
         write_known(out, &[("joined", joined(counts.sent, counts.sent_messages))])?;
         let rare = [
+            ("forwarded", counts.forwarded),
+            ("returned", counts.returned),
+            ("clients", counts.clients),
+            ("expired", counts.clients_expired),
+            ("replaced", counts.clients_replaced),
+            ("unreachable", counts.clients_unreachable),
             ("silent", counts.silent),
             ("panicked", counts.panicked),
             ("oversized", counts.oversized),

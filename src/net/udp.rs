@@ -6,10 +6,12 @@
 //!
 //! Invariant *read-once*: a datagram is shown exactly once; what is left of a batch when the socket blocks is shown later.
 //!
+//! A relay has one more for each client ([`ConnectedSocket`]), and shares boxes among them.
+//!
 //! How datagrams are moved more than one at a time: `batch.rs`. Who is to be answered: `session/datagram.rs`.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -62,9 +64,7 @@ impl DatagramSocket {
     }
 
     fn open(address: SocketAddr, purpose: Use, shares: bool) -> io::Result<DatagramSocket> {
-        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
+        let socket = new_socket(address)?;
         if shares {
             sockopt::set_socket_reuseport(&socket, true)?;
         }
@@ -96,6 +96,11 @@ impl DatagramSocket {
     /// The address really bound.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How it is used.
+    pub fn purpose(&self) -> Use {
+        self.purpose
     }
 
     /// How datagrams are moved: what was asked for, as far as the kernel has it.
@@ -143,6 +148,29 @@ impl DatagramSocket {
         }
     }
 
+    /// Makes room for one more datagram to [post](DatagramSocket::post), if need be by sending those that wait: they are all
+    /// sent, or there is none.
+    pub fn make_room(&mut self) -> Sent {
+        match self.outbox.room() {
+            Some(_) => Sent::All,
+            None => self.flush(),
+        }
+    }
+
+    /// Has a datagram leave with the next that is sent, from this address of ours.
+    ///
+    /// # Panics
+    /// If it is longer than the longest answer, or nobody has [made room](DatagramSocket::make_room).
+    pub fn post(&mut self, bytes: &[u8], to: SocketAddr, from: Option<IpAddr>) {
+        self.outbox.room().expect("the caller has made room")[..bytes.len()].copy_from_slice(bytes);
+        self.outbox.put(bytes.len(), to, from);
+    }
+
+    /// Sends what waits, as far as the socket takes it.
+    pub fn flush(&mut self) -> Sent {
+        self.outbox.send(self.socket.as_fd(), self.switches.mmsg)
+    }
+
     /// What has come and gone so far.
     pub fn counts(&self) -> (ReceiveCounts, SendCounts) {
         (self.inbox.counts(), self.outbox.counts())
@@ -155,6 +183,51 @@ impl DatagramSocket {
     pub fn dropped(&self) -> io::Result<u32> {
         batch::dropped(self.socket.as_fd())
     }
+}
+
+/// A socket that talks to one address and hears nobody else, for whoever has boxes to share among several.
+pub struct ConnectedSocket {
+    socket: OwnedFd,
+    peer: SocketAddr,
+}
+
+impl ConnectedSocket {
+    /// Connects to `peer` from an address of the kernel's choice.
+    ///
+    /// # Errors
+    /// No descriptor, no local port, no way there.
+    pub fn connect(peer: SocketAddr, purpose: Use) -> io::Result<ConnectedSocket> {
+        let socket = new_socket(peer)?;
+        sockopt::set_socket_recv_buffer_size(&socket, purpose.receive_buffer_bytes)?;
+        batch::turn_on(socket.as_fd(), purpose.switches);
+        rustix::net::connect(&socket, &peer)?;
+        Ok(ConnectedSocket { socket, peer })
+    }
+
+    /// Whom it talks to.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Datagrams that the kernel has dropped because nobody had read those before them.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn dropped(&self) -> io::Result<u32> {
+        batch::dropped(self.as_fd())
+    }
+}
+
+impl AsFd for ConnectedSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn new_socket(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?)
 }
 
 impl AsFd for DatagramSocket {

@@ -59,7 +59,7 @@ pub struct Rate {
     pub burst: NonZeroU32,
 }
 
-/// Why a datagram is not answered; each has a counter.
+/// Why a datagram is not answered, or not forwarded; each has a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// Strangers reach this address, and the user has not said that they are to be answered.
@@ -76,11 +76,17 @@ pub enum Refusal {
     Crowded,
     /// The service has put more than the answer may have.
     TooLong,
+    /// A relay has as many clients as it may, and has heard of all of them a moment ago.
+    TableFull,
+    /// A relay has no socket for one more client, or no way to any target.
+    NoSocket,
+    /// The kernel did not take it for the target.
+    NotTaken,
 }
 
 impl Refusal {
     /// All of them, in the order in which they are printed. The position is the index of the counter.
-    pub const ALL: [Refusal; 7] = [
+    pub const ALL: [Refusal; 10] = [
         Refusal::NotPublic,
         Refusal::ToMany,
         Refusal::SourcePort,
@@ -88,6 +94,9 @@ impl Refusal {
         Refusal::TotalRate,
         Refusal::Crowded,
         Refusal::TooLong,
+        Refusal::TableFull,
+        Refusal::NoSocket,
+        Refusal::NotTaken,
     ];
 
     /// The name in logs and in the summary.
@@ -100,6 +109,9 @@ impl Refusal {
             Refusal::TotalRate => "total_rate",
             Refusal::Crowded => "crowded",
             Refusal::TooLong => "too_long",
+            Refusal::TableFull => "table_full",
+            Refusal::NoSocket => "no_socket",
+            Refusal::NotTaken => "not_taken",
         }
     }
 }
@@ -188,7 +200,11 @@ impl<H: BuildHasher> Guard<H> {
         }
     }
 
-    fn admit(&self, request: &Request<'_>, now_ns: u64) -> Result<(), Refusal> {
+    /// Whether a datagram is to be served, and takes that from what the rates grant; for whoever does not answer it at once.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn admit(&self, request: &Request<'_>, now_ns: u64) -> Result<(), Refusal> {
         if !self.answers {
             return Err(Refusal::NotPublic);
         }

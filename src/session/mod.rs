@@ -26,6 +26,7 @@
 //! A session that hears of others has a mailbox as well, and may have calls in flight (`mail.rs`). Read next: `handler.rs` for
 //! the traits, `buffer.rs` for the rings, `table.rs` for who owns a session when, `pair.rs` for a session with two streams.
 
+pub mod associations;
 pub mod audience;
 pub mod buffer;
 pub mod datagram;

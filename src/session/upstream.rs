@@ -4,7 +4,8 @@
 //! [`Pair`](super::pair::Pair), whose other stream the engine connects. Here is only the choice: the target with the fewest
 //! connections, those apart that have lately failed. Written by all threads of an engine; processes each know their own.
 //!
-//! Read next: `service/relay.rs`, which makes one; `engine/paired.rs`, which connects.
+//! Read next: `service/relay.rs`, which makes one; `engine/paired.rs`, which connects; `engine/endpoint/forwarder.rs`, which
+//! does so for datagrams.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -20,15 +21,15 @@ pub const MOST_TARGETS: usize = 64;
 /// it has gone already.
 pub type Header = fn(addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8>;
 
-/// The targets of one relay, and how they are to be used.
-pub struct Upstream {
+/// The targets of one relay, and how they are to be used: by streams, or by datagrams.
+pub struct Upstream<U = Usage> {
     /// Never empty, at most [`MOST_TARGETS`].
     targets: Box<[Target]>,
     /// How it is used.
-    pub usage: Usage,
+    pub usage: U,
 }
 
-/// How a relay uses its targets.
+/// How a relay of streams uses its targets.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
     /// How long a client may wait until some target has taken its connection.
@@ -39,6 +40,15 @@ pub struct Usage {
     pub header: Option<Header>,
     /// Whether the kernel is to move what is much.
     pub zero_copy: bool,
+}
+
+/// How a relay of datagrams uses its targets.
+#[derive(Clone, Copy, Debug)]
+pub struct DatagramUsage {
+    /// How many clients there are at the most; each has a socket.
+    pub clients: usize,
+    /// After what silence in both directions a client is forgotten.
+    pub idle: Duration,
 }
 
 /// One server that clients are connected to.
@@ -68,12 +78,12 @@ impl Tried {
     }
 }
 
-impl Upstream {
+impl<U> Upstream<U> {
     /// These targets, each with what people call it.
     ///
     /// # Panics
     /// If there are none, or more than [`MOST_TARGETS`].
-    pub fn new(targets: Vec<(String, SocketAddr)>, usage: Usage) -> Upstream {
+    pub fn new(targets: Vec<(String, SocketAddr)>, usage: U) -> Upstream<U> {
         assert!((1..=MOST_TARGETS).contains(&targets.len()), "whoever reads the configuration has checked it");
         let target = |(name, address)| {
             let (open, skipped_until_ns) = (AtomicUsize::new(0), AtomicU64::new(0));

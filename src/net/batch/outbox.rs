@@ -173,10 +173,15 @@ impl Outbox {
                 Err(error) => self.handle_refusal(error),
             }
         }
+        self.forget();
+        Sent::All
+    }
+
+    /// Forgets what waits to be sent.
+    pub fn forget(&mut self) {
         self.messages.clear();
         self.filled = 0;
-        self.at = BEGIN;
-        Sent::All
+        (self.at, self.has_failed, self.is_suspicious) = (BEGIN, false, false);
     }
 
     /// Whether nothing waits to be sent.
