@@ -10,6 +10,7 @@ mod reload;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, channel};
@@ -35,12 +36,16 @@ use crate::net::listener::Listener;
 use crate::net::local::{LocalListener, SocketFile};
 use crate::net::os;
 use crate::net::udp::{DatagramSocket, Use};
+use crate::session::datagram::LONGEST_DATAGRAM;
 use crate::session::guard::{Guard, Policy, Rate};
 use crate::session::handler::Service;
 
 /// Descriptors that are not sessions': what was open at the start is counted apart; this is for the engine's own, the
 /// log and summary files, and a few to spare.
 const SPARE_DESCRIPTORS: usize = 32;
+
+/// Descriptors of a relay of datagrams beside those of its clients: a socket, a poller, which has four, and an alarm.
+const RELAY_DESCRIPTORS: usize = 6;
 
 /// Slots of the session table at the most, where descriptors are unlimited.
 const MOST_SESSIONS: usize = 1 << 22;
@@ -94,26 +99,44 @@ impl Doors {
 /// How a socket for this service is used.
 fn purpose(config: &Config, service: &dyn Service) -> Use {
     let DatagramSettings { buffer_bytes, mmsg, gso, gro, .. } = config.settings.datagrams;
-    let datagrams = service.datagrams().expect("the registry says that it answers datagrams");
-    let longest_request = datagrams.longest_request();
+    let (longest_request, longest_answer) = match service.datagrams() {
+        Some(datagrams) => {
+            let longest_request = datagrams.longest_request();
+            (longest_request, datagrams.bound().allowance(longest_request))
+        }
+        // It passes on what others say.
+        None => (LONGEST_DATAGRAM, LONGEST_DATAGRAM),
+    };
     Use {
         switches: match config.engine_info(ENGINES).at_once {
             AtOnce::One => Switches::OFF,
             AtOnce::Many => Switches { mmsg, gso, gro },
         },
         longest_request,
-        longest_answer: datagrams.bound().allowance(longest_request),
+        longest_answer,
         receive_buffer_bytes: buffer_bytes,
     }
 }
 
+/// Descriptors of relays of datagrams: one for each client, and those of their pollers and alarms, as often as an engine may
+/// open them.
+fn relayed_descriptors(config: &Config) -> usize {
+    let workers = config.settings.workers;
+    let upstreams = config.listeners.iter().filter_map(|asked| asked.service.datagram_upstream());
+    upstreams.map(|upstream| upstream.usage.clients.max(workers) + RELAY_DESCRIPTORS * workers).sum()
+}
+
 /// Endpoints of these sockets, once the ports of all of them are known, which none of them answers.
-fn guarded(sockets: Vec<(DatagramSocket, Arc<dyn Service>)>, settings: &DatagramSettings) -> Vec<Endpoint> {
+fn guarded(
+    sockets: Vec<(DatagramSocket, Arc<dyn Service>)>,
+    settings: &DatagramSettings,
+) -> Result<Vec<Endpoint>, Error> {
     let own_ports: Vec<u16> =
         sockets.iter().map(|(socket, _)| socket.address().port()).chain(default_udp_ports()).collect();
     let rate = |per_s: Option<NonZeroU32>| per_s.map(|per_s| Rate { per_s, burst: per_s });
     let guarded = sockets.into_iter().map(|(socket, service)| {
         let address = socket.address();
+        check_targets(address, &*service)?;
         let answers = settings.is_public || address.ip().is_loopback();
         if !answers {
             let name = service.name();
@@ -126,9 +149,26 @@ fn guarded(sockets: Vec<(DatagramSocket, Arc<dyn Service>)>, settings: &Datagram
             total_rate: rate(settings.total_rate),
             spares_loopback: !settings.limits_local,
         };
-        Endpoint::new(socket, service, Arc::new(Guard::new(&policy)))
+        let refused = |reason| Error::resource(format!("relay on udp://{address}"), reason);
+        Endpoint::new(socket, service, Arc::new(Guard::new(&policy))).map_err(refused)
     });
     guarded.collect()
+}
+
+/// Refuses a relay of datagrams that is its own target: what it forwards would come back as another client's, for ever.
+fn check_targets(address: SocketAddr, service: &dyn Service) -> Result<(), Error> {
+    let Some(upstream) = service.datagram_upstream() else { return Ok(()) };
+    let is_here = |target: SocketAddr| {
+        let is_all = address.ip().is_unspecified() && target.ip().is_loopback();
+        target.port() == address.port() && (is_all || target.ip() == address.ip())
+    };
+    match (0..upstream.len()).find(|target| is_here(upstream.address(*target))) {
+        Some(target) => {
+            let reason = io::Error::other(format!("its target {} is itself", upstream.name(target)));
+            Err(Error::resource(format!("relay on udp://{address}"), reason))
+        }
+        None => Ok(()),
+    }
 }
 
 /// A listener that is really bound.
@@ -171,13 +211,13 @@ impl Daemon {
             false => (1, 0),
         };
         let own = 2 * config.listeners.len() + consoles * console::SESSIONS_MOST + SPARE_DESCRIPTORS;
+        let own = own + relayed_descriptors(config);
         let most_sessions = descriptors.saturating_sub(os::open_descriptors() + own) / each;
         // Where there are few, pipes are done without.
         let most_sessions = most_sessions.saturating_sub(pipes / each).max(most_sessions.div_ceil(2));
         if most_sessions == 0 {
             let reason = io::Error::other(format!(
-                "the process may open {descriptors} descriptors, and needs {SPARE_DESCRIPTORS} besides those of its listeners \
-                 and sessions"
+                "the process may open {descriptors} descriptors, and needs {own} besides those of its sessions"
             ));
             return Err(Error::resource("serve anybody", reason));
         }
@@ -208,7 +248,7 @@ impl Daemon {
             };
             bound.push(Bound { asked: asked.clone(), address });
         }
-        let endpoints = guarded(sockets, &settings.datagrams);
+        let endpoints = guarded(sockets, &settings.datagrams)?;
         let clock = Clock::start();
         let start = Start::new(settings, listeners, endpoints, most_sessions.min(MOST_SESSIONS), clock);
         let start = if doors.doors.is_empty() { start } else { start.attended(config::service_names()) };

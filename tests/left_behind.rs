@@ -111,7 +111,7 @@ fn start_within(spare: usize, engine: &str, address: SocketAddr) -> Result<Box<d
     let socket = DatagramSocket::bind(any, purpose).expect("there is a port");
     let policy =
         Policy { answers: true, own_ports: vec![], source_rate: None, total_rate: None, spares_loopback: true };
-    let endpoint = Endpoint::new(socket, service, Arc::new(Guard::new(&policy)));
+    let endpoint = Endpoint::new(socket, service, Arc::new(Guard::new(&policy))).expect("there are descriptors");
     let settings = Settings { workers: 3, ..Settings::default() };
     let start_of = Start::new(settings, vec![served], vec![endpoint], 100, Clock::start());
 

@@ -298,7 +298,8 @@ fn a_name_without_an_address_is_an_error_at_the_start() {
     assert!(messages.contains("name.invalid:7"), "{messages}");
     for (listener, named) in [
         ("relay=tcp://127.0.0.1:0", "relay is without to"),
-        ("relay=tcp://127.0.0.1:0?to=udp://127.0.0.1:7", "does not fit to"),
+        ("relay=tcp://127.0.0.1:0?to=http://127.0.0.1:7", "does not fit to"),
+        ("relay=tcp://127.0.0.1:0?to=udp://127.0.0.1:7", "is not reached by tcp"),
     ] {
         let output = command(&["--listen", listener]).output().expect("it runs");
         let messages = String::from_utf8_lossy(&output.stderr);

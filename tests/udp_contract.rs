@@ -1,7 +1,7 @@
 //! The contract of every engine over UDP: one table of conversations by datagrams, as `engine_contract.rs` has them by TCP.
 //!
 //! Each is held with the program on every engine that carries datagrams, at the defaults; those of `echo` also under each
-//! other row of [`SETTINGS`] that the engine has a use for. After each the daemon is drained, and its counts must be what was
+//! other row of [`SETTINGS`] that the engine has a use for, and those of `relay` under a few. After each the daemon is drained, and its counts must be what was
 //! said. What goes wrong on the way is in `udp_faults.rs`.
 
 #[path = "support/chargen.rs"]
@@ -16,6 +16,8 @@ mod datagrams;
 mod engines;
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/targets.rs"]
+mod targets;
 
 use std::net::SocketAddr;
 use std::time::SystemTime;
@@ -47,9 +49,17 @@ const SETTINGS: &[&[&str]] = &[
     &["--placement", "round-robin"],
 ];
 
+/// The same for relays.
+const RELAY_SETTINGS: &[&[&str]] = &[
+    &[],
+    &["--udp-mmsg", "off", "--udp-gso", "off", "--udp-gro", "off"],
+    &["--workers", "4", "--queue", "1"],
+    &["--stages", "on"],
+];
+
 struct Conversation {
     service: &'static str,
-    /// Where it listens, and with which parameters.
+    /// Where it listens, and with which parameters; `{echo}` is a target.
     at: &'static str,
     /// Talks, and says how many datagrams it has sent and how many answers are due.
     talk: fn(SocketAddr) -> (u64, u64),
@@ -150,6 +160,36 @@ conversations! {
         assert_eq!(asker.ask(&frame(0, 0)).len(), 32);
         (9, 5)
     };
+    relay_of_all_lengths: "relay" "127.0.0.1:0?to=udp://{echo}", |server| {
+        let asker = Asker::of(server);
+        let lengths = [0, 1, 2, 64, 1_472, 1_473, 9_000, 65_506, 65_507];
+        lengths.iter().for_each(|len| asker.echo(&text(*len, *len)));
+        (9, 9)
+    };
+    relay_of_many_at_once_in_their_order: "relay" "127.0.0.1:0?to=udp://{echo}", |server| {
+        let askers: Vec<Asker> = (0..10).map(|_| Asker::of(server)).collect();
+        let bytes = |asker: usize, round: usize| text([64, 64, 64, 10, 500][round % 5], asker * 31 + round);
+        for rounds in [0..10, 10..20] {
+            for (number, asker) in askers.iter().enumerate() {
+                rounds.clone().for_each(|round| asker.send(&bytes(number, round)));
+                rounds.clone().for_each(|round| assert!(asker.hear() == bytes(number, round), "{number} {round}"));
+            }
+        }
+        (200, 200)
+    };
+    relay_from_version_six_to_four: "relay" "[::1]:0?to=udp://{echo}", |server| {
+        let asker = Asker::of(server);
+        [0, 1, 1_452, 65_507].iter().for_each(|len| asker.echo(&text(*len, *len)));
+        (4, 4)
+    };
+    relay_answers_from_the_address_that_was_asked: "relay" "0.0.0.0:0?to=udp://{echo}", |server| {
+        // Connected: it hears nobody but whom it asks.
+        let there = SocketAddr::from(([127, 0, 0, 1], server.port()));
+        Asker::of(there).echo(b"from the first address");
+        let there = SocketAddr::from(([127, 0, 0, 9], server.port()));
+        Asker::from(SocketAddr::from(([127, 0, 0, 1], 0)), there).echo(b"from another one");
+        (2, 2)
+    };
     time_is_a_number_of_four_bytes: "time" "127.0.0.1:0", |server| {
         let asker = Asker::of(server);
         for request in [&b""[..], b"x"] {
@@ -174,7 +214,11 @@ fn carries_datagrams(engine: &EngineInfo) -> bool {
 fn check(conversation: &Conversation) {
     let engines = engines().into_iter().filter(|engine| carries_datagrams(engine));
     let rows = engines.flat_map(|engine| {
-        let settings = if conversation.service == "echo" { rows_for(engine, SETTINGS) } else { vec![SETTINGS[0]] };
+        let settings = match conversation.service {
+            "echo" => rows_for(engine, SETTINGS),
+            "relay" => rows_for(engine, RELAY_SETTINGS),
+            _ => vec![SETTINGS[0]],
+        };
         settings.into_iter().map(move |settings| (engine, settings))
     });
     check_all(rows, |(engine, settings)| hold(conversation, engine, settings));
@@ -182,16 +226,20 @@ fn check(conversation: &Conversation) {
 
 fn hold(conversation: &Conversation, engine: &EngineInfo, settings: &[&str]) {
     let Conversation { service, at, talk } = conversation;
+    let at = at.replace("{echo}", &targets::echo_datagrams().to_string());
     let listener = format!("{service}=udp://{at}");
+    let public: &[&str] = if at.starts_with("0.0.0.0") { &["--udp-public", "on"] } else { &[] };
     let _told = Told(format!("in the conversation with {listener} on {} {}", engine.name, settings.join(" ")));
-    let daemon = Daemon::echo(engine.name, &[&["--listen", &listener][..], settings].concat());
+    let daemon = Daemon::echo(engine.name, &[&["--listen", &listener][..], public, settings].concat());
     let ready = &daemon.process.ready_lines[0];
     assert!(ready.starts_with(&format!("listening {service} udp://")), "{ready}");
     let (said, answered) = talk(daemon.address());
     let summary = daemon.drain();
     let count = |name: &str| summary.count(&format!("datagrams.{name}"));
-    assert_eq!([count("received"), count("answered"), count("sent")], [said, answered, answered], "{summary:?}");
+    let served = if *service == "relay" { "returned" } else { "answered" };
+    assert_eq!([count("received"), count(served), count("sent")], [said, answered, answered], "{summary:?}");
     assert_eq!([count("silent"), count("unsendable"), count("oversized")], [said - answered, 0, 0], "{summary:?}");
+    assert_eq!(count("forwarded"), if *service == "relay" { said } else { 0 }, "{summary:?}");
     assert_eq!(summary.accepted(), 0, "a datagram is no session");
 }
 

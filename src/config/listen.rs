@@ -172,6 +172,10 @@ impl Asked {
                 false => field.wrong(not_a_parameter(entry, &bad.key), one_of(&known)),
             }
         })?;
+        if let Some(only) = service.only_scheme().filter(|only| *only != scheme.name()) {
+            let problem = format!("{} with these parameters is not reached by {}", entry.name, scheme.name());
+            return Err(self.scheme.wrong(problem, only));
+        }
         Ok(Listener {
             service_name: entry.name,
             scheme,

@@ -1,4 +1,4 @@
-//! [`Endpoint`]: a UDP socket, the service that answers there, and the guard between the two.
+//! [`Endpoint`]: a UDP socket, the service that answers there or relays, and the guard between the two.
 //!
 //! To an engine it is one thing more that has turns. It is scheduled as a session is, by the same state word: it is watched by
 //! a front's poller, or waits among the service requests, or is in the hands of one thread. A turn is one exchange, so that
@@ -9,7 +9,12 @@
 //! - *one-owner*: as for a session; the lock around the socket is taken by the owner alone, and never waited for.
 //! - *nobody-lost*: every datagram that was shown is answered, or counted under the reason why not.
 //!
+//! A relay has sockets of its own beside that one, and a poller around them all: to an engine they are one descriptor
+//! (`endpoint/forwarder.rs`).
+//!
 //! What an exchange is: `net/udp.rs`; who is answered: `session/guard.rs`; why it is built like this: `design/datagrams.md`.
+
+mod forwarder;
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,9 +24,10 @@ use std::sync::{Arc, Mutex};
 
 use log::error;
 
+use self::forwarder::{Forwarder, Turn};
 use super::common::{Common, Stage};
 use crate::metrics::counters::DatagramCounters;
-use crate::net::batch::Datagram;
+use crate::net::batch::{Datagram, ReceiveCounts, SendCounts};
 use crate::net::poller::Poller;
 use crate::net::udp::{DatagramSocket, Exchange};
 use crate::session::guard::{Guard, Request};
@@ -38,7 +44,7 @@ const LAST_BATCHES: u32 = 512;
 /// How often the kernel is asked what it has dropped.
 const DROPS_EVERY_NS: u64 = 10_000_000;
 
-/// Datagrams, and who answers them.
+/// Datagrams, and who answers them or passes them on.
 pub struct Endpoint {
     address: SocketAddr,
     service: Arc<dyn Service>,
@@ -52,7 +58,7 @@ pub struct Endpoint {
 
 /// What an endpoint has as long as it is open.
 pub(super) struct Open {
-    socket: DatagramSocket,
+    ends: Ends,
     /// Whether the poller reports that the socket takes output, instead of input.
     watches_output: bool,
     /// Once the engine drains: how many batches are still answered.
@@ -60,6 +66,32 @@ pub(super) struct Open {
     /// What the kernel said last that it has dropped, and when to ask again.
     dropped: u32,
     drops_due_ns: u64,
+}
+
+/// What is behind an endpoint.
+enum Ends {
+    /// A socket whose service answers.
+    Answering(Box<DatagramSocket>),
+    /// One, and others to those who answer.
+    Relaying(Box<Forwarder>),
+}
+
+impl Ends {
+    /// The socket that clients reach.
+    fn near(&self) -> &DatagramSocket {
+        match self {
+            Ends::Answering(socket) => socket,
+            Ends::Relaying(forwarder) => forwarder.near(),
+        }
+    }
+
+    /// What has come and gone so far at that socket, with what could not be taken at any.
+    fn counts(&self) -> (ReceiveCounts, SendCounts) {
+        match self {
+            Ends::Answering(socket) => socket.counts(),
+            Ends::Relaying(forwarder) => forwarder.counts(),
+        }
+    }
 }
 
 /// How a turn ended.
@@ -77,19 +109,31 @@ pub(super) enum Outcome {
 }
 
 impl Endpoint {
-    /// The service answers at this socket whom the guard lets through.
+    /// The service answers at this socket whom the guard lets through, or relays what they say.
+    ///
+    /// # Errors
+    /// No descriptors for what a relay needs beside its socket.
     ///
     /// # Panics
-    /// If it is not a service that answers datagrams.
-    pub fn new(socket: DatagramSocket, service: Arc<dyn Service>, guard: Arc<Guard>) -> Endpoint {
-        assert!(service.datagrams().is_some(), "{} answers no datagrams", service.name());
+    /// If it is a service that has no use for datagrams.
+    pub fn new(socket: DatagramSocket, service: Arc<dyn Service>, guard: Arc<Guard>) -> io::Result<Endpoint> {
+        let ends = match service.datagram_upstream() {
+            Some(upstream) => Ends::Relaying(Box::new(Forwarder::new(socket, upstream)?)),
+            None => Ends::Answering(Box::new(socket)),
+        };
+        Ok(Endpoint::with(ends, service, guard))
+    }
+
+    fn with(ends: Ends, service: Arc<dyn Service>, guard: Arc<Guard>) -> Endpoint {
+        let answers = matches!(ends, Ends::Relaying(_)) || service.datagrams().is_some();
+        assert!(answers, "{} answers no datagrams", service.name());
         let state = StateWord::vacant(GENERATION);
         state.open(GENERATION);
-        let address = socket.address();
-        let dropped = socket.dropped();
+        let address = ends.near().address();
+        let dropped = ends.near().dropped();
         let counters = DatagramCounters { tells_drops: dropped.is_ok(), ..DatagramCounters::default() };
         let dropped = dropped.unwrap_or(0);
-        let open = Open { socket, watches_output: false, batches_left: None, dropped, drops_due_ns: 0 };
+        let open = Open { ends, watches_output: false, batches_left: None, dropped, drops_due_ns: 0 };
         Endpoint { address, service, guard, state, open: Mutex::new(Some(open)), counters }
     }
 
@@ -97,8 +141,11 @@ impl Endpoint {
     /// all of them.
     pub(super) fn sibling(&self) -> io::Result<Endpoint> {
         let open = self.open.lock().expect("no thread panics while it holds this lock");
-        let socket = open.as_ref().expect("it has not begun").socket.sibling()?;
-        Ok(Endpoint::new(socket, Arc::clone(&self.service), Arc::clone(&self.guard)))
+        let ends = match &open.as_ref().expect("it has not begun").ends {
+            Ends::Answering(socket) => Ends::Answering(Box::new(socket.sibling()?)),
+            Ends::Relaying(forwarder) => Ends::Relaying(Box::new(forwarder.sibling()?)),
+        };
+        Ok(Endpoint::with(ends, Arc::clone(&self.service), Arc::clone(&self.guard)))
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -153,7 +200,7 @@ impl Endpoint {
         open.take().expect("it is taken once")
     }
 
-    /// Answers one batch.
+    /// Answers one batch, or passes it on.
     pub(super) fn exchange(&self, open: &mut Open, reasons: Reasons, common: &Common) -> Outcome {
         if reasons.intersects(Reasons::KILL | Reasons::DRAIN_OVER) {
             return Outcome::Over;
@@ -164,13 +211,20 @@ impl Endpoint {
         let now_ns = common.clock.now_ns();
         // Nobody who waits for the engine's end is to wait for what takes long first.
         let is_wanted = || common.orders().stage(common.clock.now_ns()) < Stage::Over;
-        let exchange = open.socket.exchange(|datagram, memory| self.answer(datagram, memory, now_ns, &is_wanted));
+        let exchange = match &mut open.ends {
+            Ends::Answering(socket) => {
+                socket.exchange(|datagram, memory| self.answer(datagram, memory, now_ns, &is_wanted))
+            }
+            Ends::Relaying(forwarder) => forwarder.exchange(&self.now(now_ns)),
+        };
         self.note(open);
         if now_ns >= open.drops_due_ns {
             open.drops_due_ns = now_ns + DROPS_EVERY_NS;
             self.note_drops(open);
         }
         match (exchange, &mut open.batches_left) {
+            // Its own poller tells when that is over.
+            (Exchange::Blocked, _) if matches!(open.ends, Ends::Relaying(_)) => Outcome::Idle,
             (Exchange::Blocked, _) => Outcome::Blocked,
             (Exchange::More, None) => Outcome::Again,
             (Exchange::Drained, None) => Outcome::Idle,
@@ -185,9 +239,16 @@ impl Endpoint {
     /// Closes the socket and counts it out, which is the last act.
     pub(super) fn close(&self, mut open: Open, common: &Common) {
         self.note_drops(&mut open);
-        drop(open);
+        if let Ends::Relaying(forwarder) = open.ends {
+            forwarder.close(&self.now(common.clock.now_ns()));
+        }
         self.check();
         common.leave_endpoint();
+    }
+
+    fn now(&self, now_ns: u64) -> Turn<'_> {
+        let upstream = self.service.datagram_upstream().expect("it was there when it began");
+        Turn { upstream, guard: &self.guard, counters: &self.counters, now_ns }
     }
 
     fn answer(
@@ -214,7 +275,7 @@ impl Endpoint {
     }
 
     fn note(&self, open: &Open) {
-        let (received, sent) = open.socket.counts();
+        let (received, sent) = open.ends.counts();
         let counters = &self.counters;
         for (count, now) in [
             (&counters.received, received.datagrams),
@@ -235,7 +296,7 @@ impl Endpoint {
     }
 
     fn note_drops(&self, open: &mut Open) {
-        if let Ok(dropped) = open.socket.dropped() {
+        if let Ok(dropped) = open.ends.near().dropped() {
             self.counters.dropped.add(u64::from(dropped.wrapping_sub(open.dropped)));
             open.dropped = dropped;
         }
@@ -245,14 +306,19 @@ impl Endpoint {
     fn check(&self) {
         let counters = &self.counters;
         let refused: u64 = counters.refused.iter().map(|count| count.read()).sum();
-        let accounted = counters.answered.read() + counters.silent.read() + counters.panicked.read() + refused;
+        let served = [&counters.answered, &counters.silent, &counters.panicked, &counters.forwarded];
+        let accounted = served.iter().map(|count| count.read()).sum::<u64>() + refused;
         assert_eq!(counters.received.read(), accounted, "nobody-lost");
-        assert!(counters.sent.read() + counters.unsendable.read() <= counters.answered.read(), "nobody-lost");
+        let to_send = counters.answered.read() + counters.returned.read();
+        assert!(counters.sent.read() + counters.unsendable.read() <= to_send, "nobody-lost");
     }
 }
 
 impl AsFd for Open {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        match &self.ends {
+            Ends::Answering(socket) => socket.as_fd(),
+            Ends::Relaying(forwarder) => forwarder.as_fd(),
+        }
     }
 }

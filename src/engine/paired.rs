@@ -259,7 +259,7 @@ fn refused(upstream: &Upstream, target: usize, reason: &io::Error, now_ns: u64) 
 }
 
 /// Whether it is this process or this machine that has run out of something, rather than a target that is not there.
-fn is_ours(reason: &io::Error) -> bool {
+pub(super) fn is_ours(reason: &io::Error) -> bool {
     use rustix::io::Errno;
     let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL, Errno::AGAIN];
     reason.raw_os_error().is_some_and(|code| own.iter().any(|errno| errno.raw_os_error() == code))

@@ -1,4 +1,5 @@
-//! `relay`: each client is connected to one of several targets, and bytes go both ways as they come.
+//! `relay`: each client is connected to one of several targets, and bytes go both ways as they come. Over UDP so do datagrams
+//! (`relay/datagrams.rs`).
 //!
 //! The only service without a handler: what a relay does is the same for every protocol, so that it is a machine of its own
 //! ([`Pair`](crate::session::pair::Pair)), which the engine runs between two sockets. Here is what the user has to say about
@@ -7,6 +8,7 @@
 //!
 //! Read next: `session/upstream.rs`, which chooses among the targets; the chapter is `design/relaying.md`.
 
+mod datagrams;
 mod proxy;
 
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -22,14 +24,15 @@ use crate::units::parse_duration;
 pub(super) const ENTRY: Entry = Entry {
     name: "relay",
     about: "connects each client to one of several targets, and forwards what both say",
-    schemes: &["tcp"],
+    schemes: &["tcp", "udp"],
     default_listeners: &[],
     parameters: &[
-        ("to", "tcp://HOST:PORT"),
+        ("to", "SCHEME://HOST:PORT"),
         ("connect_timeout", "DURATION"),
         ("idle", "DURATION"),
         ("proxy", "v2"),
         ("zero_copy", "auto|off"),
+        ("clients", "N"),
     ],
     spared_by_idle_timeout: false,
     repeatable: &["to"],
@@ -40,37 +43,54 @@ pub(super) const ENTRY: Entry = Entry {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn build(parameters: &[(String, String)], _bounds: &Bounds) -> Result<Arc<dyn Service>, BadParameter> {
-    let bad = |key: &str, expected: &str| BadParameter { key: key.to_owned(), expected: expected.to_owned() };
-    let mut targets = Vec::new();
+    let first = parameters.iter().find(|(key, _)| key == "to");
+    if first.is_some_and(|(_, target)| target.starts_with("udp:")) {
+        return datagrams::build(parameters);
+    }
     let mut usage = Usage { connect_timeout: CONNECT_TIMEOUT, idle: None, header: None, zero_copy: true };
     for (key, value) in parameters {
-        let duration = || {
-            let duration = parse_duration(value).ok().filter(|duration| !duration.is_zero());
-            duration.ok_or_else(|| bad(key, "a duration above 0, as in 5s"))
-        };
         match key.as_str() {
-            "to" => targets.push(target(value).ok_or_else(|| bad(key, "tcp://HOST:PORT, as in tcp://127.0.0.1:7007"))?),
-            "connect_timeout" => usage.connect_timeout = duration()?,
-            "idle" => usage.idle = Some(duration()?),
+            "to" => {}
+            "connect_timeout" => usage.connect_timeout = duration(key, value)?,
+            "idle" => usage.idle = Some(duration(key, value)?),
             "proxy" if value == "v2" => usage.header = Some(proxy::header),
-            "proxy" => return Err(bad(key, "v2")),
+            "proxy" => return Err(refuse(key, "v2")),
+            "clients" => return Err(refuse(key, "targets that are reached by udp")),
             _ => match value.as_str() {
                 "auto" => usage.zero_copy = true,
                 "off" => usage.zero_copy = false,
-                _ => return Err(bad(key, "auto or off")),
+                _ => return Err(refuse(key, "auto or off")),
             },
         }
     }
+    let targets = targets("tcp", parameters)?;
+    Ok(Arc::new(Relay { targets, usage, upstream: OnceLock::new() }))
+}
+
+fn refuse(key: &str, expected: &str) -> BadParameter {
+    BadParameter { key: key.to_owned(), expected: expected.to_owned() }
+}
+
+fn duration(key: &str, value: &str) -> Result<Duration, BadParameter> {
+    let duration = parse_duration(value).ok().filter(|duration| !duration.is_zero());
+    duration.ok_or_else(|| refuse(key, "a duration above 0, as in 5s"))
+}
+
+/// The targets, all of this scheme, as `HOST:PORT`.
+fn targets(scheme: &str, parameters: &[(String, String)]) -> Result<Vec<String>, BadParameter> {
+    let named = parameters.iter().filter(|(key, _)| key == "to");
+    let expected = || refuse("to", &format!("{scheme}://HOST:PORT, as in {scheme}://127.0.0.1:7007"));
+    let targets = named.map(|(_, text)| target(scheme, text).ok_or_else(expected)).collect::<Result<Vec<_>, _>>()?;
     match targets.len() {
-        1..=MOST_TARGETS => Ok(Arc::new(Relay { targets, usage, upstream: OnceLock::new() })),
-        0 => Err(bad("to", "to=tcp://HOST:PORT, once for each target")),
-        _ => Err(bad("to", &format!("at most {MOST_TARGETS} targets"))),
+        1..=MOST_TARGETS => Ok(targets),
+        0 => Err(refuse("to", "to=tcp://HOST:PORT or to=udp://HOST:PORT, once for each target")),
+        _ => Err(refuse("to", &format!("at most {MOST_TARGETS} targets"))),
     }
 }
 
 /// Host and port of a target, if it is one.
-fn target(text: &str) -> Option<String> {
-    let place = text.strip_prefix("tcp://")?;
+fn target(scheme: &str, text: &str) -> Option<String> {
+    let place = text.strip_prefix(scheme)?.strip_prefix("://")?;
     let (host, port) = place.rsplit_once(':')?;
     let is_host = match host.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok()),
@@ -98,10 +118,12 @@ impl Service for Relay {
     }
 
     fn prepare(&self) -> Result<(), String> {
-        let addresses = self.targets.iter().map(|target| Ok((format!("tcp://{target}"), resolve(target)?)));
-        let addresses = addresses.collect::<Result<_, String>>()?;
-        let _ = self.upstream.set(Upstream::new(addresses, self.usage));
+        let _ = self.upstream.set(Upstream::new(addresses("tcp", &self.targets)?, self.usage));
         Ok(())
+    }
+
+    fn only_scheme(&self) -> Option<&'static str> {
+        Some("tcp")
     }
 
     fn open(&self, _address: Option<&Address>) -> Box<dyn Handler> {
@@ -111,6 +133,11 @@ impl Service for Relay {
     fn pace(&self) -> Pace {
         Pace::Brief
     }
+}
+
+/// What people call each target, and its address.
+fn addresses(scheme: &str, targets: &[String]) -> Result<Vec<(String, SocketAddr)>, String> {
+    targets.iter().map(|target| Ok((format!("{scheme}://{target}"), resolve(target)?))).collect()
 }
 
 /// The address behind a name; of several, IPv4 or IPv6, the one that the system puts first.
@@ -125,7 +152,7 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds { max_frame_bytes: 1 << 20, max_demand: Duration::from_secs(1) };
 
-    fn built(pairs: &[(&str, &str)]) -> Result<Arc<dyn Service>, BadParameter> {
+    pub(super) fn built(pairs: &[(&str, &str)]) -> Result<Arc<dyn Service>, BadParameter> {
         let pairs: Vec<_> = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         ENTRY.build(&pairs, &BOUNDS)
     }

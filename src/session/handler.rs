@@ -23,7 +23,7 @@ use super::datagram::Datagrams;
 use super::mailbox::{Address, Limits};
 use super::operator::Console;
 use super::part::Brought;
-use super::upstream::Upstream;
+use super::upstream::{DatagramUsage, Upstream};
 use crate::clock::Clock;
 
 /// A protocol, one value per listener, shared by every thread of the engine.
@@ -57,6 +57,17 @@ pub trait Service: Send + Sync {
 
     /// How it answers datagrams, if it does.
     fn datagrams(&self) -> Option<&dyn Datagrams> {
+        None
+    }
+
+    /// Whom it forwards datagrams to, for a service that relays them instead of answering. Asked once the service is
+    /// [prepared](Service::prepare).
+    fn datagram_upstream(&self) -> Option<&Upstream<DatagramUsage>> {
+        None
+    }
+
+    /// The scheme that it is reached by, for a service that its parameters have left only one.
+    fn only_scheme(&self) -> Option<&'static str> {
         None
     }
 

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
@@ -44,6 +44,28 @@ pub(crate) fn echo_to(mut stream: TcpStream) {
         }
     }
     let _ = stream.shutdown(Shutdown::Write);
+}
+
+/// Datagrams back as they came. Shared by all tests of the process.
+pub(crate) fn echo_datagrams() -> SocketAddr {
+    static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
+    *ADDRESS.get_or_init(|| {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        // For the clients of several daemons at once; the kernel gives what it may.
+        sockopt::set_socket_recv_buffer_size(&socket, 4 << 20).expect("a socket has the option");
+        let address = socket.local_addr().expect("it is bound");
+        let answer = move || {
+            let mut bytes = vec![0; 1 << 16];
+            loop {
+                // An error is of a relay that has gone.
+                if let Ok((len, from)) = socket.recv_from(&mut bytes) {
+                    let _ = socket.send_to(&bytes[..len], from);
+                }
+            }
+        };
+        thread::Builder::new().name("target".to_owned()).spawn(answer).expect("a thread");
+        address
+    })
 }
 
 /// Says its speech and sends its FIN, and hears the client out.
