@@ -202,12 +202,70 @@ fn runs_that_failed_are_told_with_their_reasons_and_count_for_nothing() {
         &["14 runs of 3 configurations at 1 point were measured, and 7 more could not be measured."],
     );
     check_says(&report.text(), &["pool has the lowest p99", "7 runs failed; their reasons are in a table below."]);
-    check_is_silent_of(&report.text(), &["serial"]);
+    check_says(&report.text(), &["Without a latency to be compared: serial at load=0.5 (no run could be measured)."]);
     check_says(&report.html, &["Runs that failed", "it said &lt;nothing&gt; for 5s"]);
 
     let none = words(&all.rows[14..]);
     check_says(&none, &["None of 7 runs could be measured; the reasons are below."]);
     check_is_silent_of(&none, &["p99", "ahead", "ideal"]);
+}
+
+/// `pool` and `serial` at one load, the second with these changes.
+fn beside_serial(change: impl Fn(&mut Row)) -> Rows {
+    let mut all = Rows::new(14);
+    let of = |engine: &'static str| Case { engine, configuration: format!("engine={engine}"), ..Case::default() };
+    all.add(&of("pool")).add_with(&of("serial"), change);
+    all
+}
+
+#[test]
+fn one_that_answers_a_part_of_what_the_other_does_is_behind_by_throughput_where_it_has_no_latency() {
+    let all = beside_serial(|row| {
+        let achieved = row.figure("load.achieved_per_s").expect("it was measured");
+        set(row, &["achieved_per_s"], json!(achieved / 59.0));
+        set(row, &["requests"], json!(510));
+        set(row, &["unanswered"], json!(29_490));
+    });
+    let text = words(&all.rows);
+    check_says(
+        &text,
+        &[
+            "pool has the highest throughput at load=0.5 (by a factor of 59",
+            "Without a latency to be compared: serial at load=0.5 (98 % of its requests not served).",
+        ],
+    );
+    check_is_silent_of(&text, &["had the same to do, so"]);
+}
+
+#[test]
+fn who_alone_has_a_figure_is_told_with_what_the_others_lack() {
+    let silent = ["No two configurations had the same to do", "pool has the lowest"];
+    let no_common = "No two of those with the same to do have a figure that can be compared.";
+    let alone = "Of those with the same to do, pool alone has a p99 at load=0.5.";
+
+    let failed = beside_serial(|row| {
+        row.status = maitred::study::row::Status::Failed;
+        (row.load, row.server) = (None, None);
+    });
+    let text = words(&failed.rows);
+    check_says(&text, &[no_common, alone, "serial at load=0.5 (no run could be measured)."]);
+    check_is_silent_of(&text, &silent);
+
+    let few = beside_serial(|row| {
+        ["p50", "p90", "p99", "p99_9"].iter().for_each(|quantile| set(row, &["latency_ns", quantile], json!(null)));
+    });
+    let text = words(&few.rows);
+    check_says(&text, &[no_common, alone, "serial at load=0.5 (too few samples)."]);
+    check_is_silent_of(&text, &silent);
+
+    let mut apart = beside_serial(|row| row.repeat += 100);
+    check_says(&words(&apart.rows), &[alone, "serial at load=0.5 (no repeat in common with the best)."]);
+
+    // Three, of whom two can be compared: the third is not passed over.
+    apart.rows.retain(|row| row.parameters.engine == "pool");
+    let slow = Case { engine: "proactor", configuration: "engine=proactor".to_owned(), slower: 3.0, ..Case::default() };
+    apart.add(&slow).rows.extend(failed.rows[7..].iter().cloned());
+    check_says(&words(&apart.rows), &["pool has the lowest p99", "serial at load=0.5 (no run could be measured)."]);
 }
 
 #[test]

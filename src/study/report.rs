@@ -26,7 +26,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use self::contest::Contest;
+use self::contest::Comparisons;
 use self::digest::Digest;
 use self::page::Page;
 use super::analysis::shares_of_bound;
@@ -127,10 +127,10 @@ impl Report {
     /// The report of these rows, in whatever order they come, with the plan and the machine beside it if they are known.
     pub fn new(rows: &[Row], plan: Option<&str>, host: Option<&Value>) -> Report {
         let digest = Digest::new(rows);
-        let contests = Contest::all(&digest);
+        let comparisons = Comparisons::of(&digest);
         let shares = shares_of_bound(rows);
-        let findings = Findings::of(&digest, &contests, &shares);
-        let figures = figures::all(&digest, &contests);
+        let findings = Findings::of(&digest, &comparisons, &shares);
+        let figures = figures::all(&digest, &comparisons.contests);
         let more = [tables::bound(&shares), tables::noise(&digest), tables::failed(&digest)];
         let figures_of = tables::measured(&digest).into_iter().chain(tables::efforts(&digest));
         let tables = figures_of.chain(more.into_iter().flatten()).collect();

@@ -75,7 +75,7 @@ impl Measure {
     }
 
     /// The share of requests that take longer; none of what is no quantile of latency.
-    fn share_beyond(self) -> Option<f64> {
+    pub(super) fn share_beyond(self) -> Option<f64> {
         match self {
             Measure::P50 => Some(0.5),
             Measure::P90 => Some(0.1),

@@ -7,9 +7,9 @@
 
 use std::collections::BTreeSet;
 
-use super::contest::{Contest, counts, is_same};
+use super::contest::{Comparisons, Contest, Lack, LeftOut, counts, is_same};
 use super::digest::{Digest, Measure, Mix, Series, Spot};
-use super::words::{at, counted, factor, factor_within, listed, rate, span};
+use super::words::{at, counted, factor, factor_within, listed, percent, rate, span};
 use super::{caveats, recovery};
 use crate::study::analysis::{Share, ShareOfBound};
 use crate::study::estimate::Estimate;
@@ -20,6 +20,8 @@ use crate::study::table::show_share;
 const MIXES_APART: usize = 4;
 /// So many points are named; of more the first and the last are.
 const POINTS_NAMED: usize = 3;
+/// So many clauses of a list are told; of more it is said how many.
+const CLAUSES_NAMED: usize = 4;
 
 /// What was found, and what stands against it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,16 +34,18 @@ pub struct Findings {
 
 impl Findings {
     /// What these rows amount to.
-    pub(super) fn of(digest: &Digest<'_>, contests: &[Contest<'_, '_>], shares: &[ShareOfBound]) -> Findings {
+    pub(super) fn of(digest: &Digest<'_>, comparisons: &Comparisons<'_, '_>, shares: &[ShareOfBound]) -> Findings {
         let mut sentences = vec![what_was_done(digest)];
         if digest.spots().any(|spot| !spot.rows.is_empty()) {
-            sentences.extend(who_is_ahead(digest, contests));
+            sentences.extend(who_is_ahead(digest, comparisons));
+            sentences.extend(who_is_alone(comparisons));
+            sentences.extend(who_is_left_out(comparisons));
             sentences.extend(beyond_the_cores(digest));
             sentences.extend(from_the_ideal(digest));
             sentences.extend(share_of_bound(shares));
             sentences.extend(recovery::sentence(digest));
         }
-        Findings { sentences, caveats: caveats::of(digest, contests) }
+        Findings { sentences, caveats: caveats::of(digest, &comparisons.contests) }
     }
 }
 
@@ -74,7 +78,8 @@ fn what_was_done(digest: &Digest<'_>) -> String {
 }
 
 /// Who wins where and by how much, and where nobody does.
-fn who_is_ahead(digest: &Digest<'_>, contests: &[Contest<'_, '_>]) -> Vec<String> {
+fn who_is_ahead(digest: &Digest<'_>, comparisons: &Comparisons<'_, '_>) -> Vec<String> {
+    let Comparisons { contests, alone, left_out } = comparisons;
     if digest.spots().all(|spot| spot.has_phases()) {
         // Of a load that changes, the recovery is what is compared.
         return Vec::new();
@@ -85,7 +90,10 @@ fn who_is_ahead(digest: &Digest<'_>, contests: &[Contest<'_, '_>]) -> Vec<String
             Some(only) if labels.len() == 1 => {
                 format!("There is one configuration ({only}), so none is ahead of another.")
             }
-            _ => "No two configurations had the same to do, so none is called ahead of another.".to_owned(),
+            _ if alone.is_empty() && left_out.is_empty() => {
+                "No two configurations had the same to do, so none is called ahead of another.".to_owned()
+            }
+            _ => "No two of those with the same to do have a figure that can be compared.".to_owned(),
         };
         return vec![told];
     }
@@ -103,6 +111,94 @@ fn who_is_ahead(digest: &Digest<'_>, contests: &[Contest<'_, '_>]) -> Vec<String
         measures.filter(|some| !some.is_empty()).map(|some| of_one_mix(&mix.label, &some)).collect::<Vec<_>>()
     };
     with_contests.iter().flat_map(of_mix).collect()
+}
+
+/// Who alone has a figure, where others had the same to do.
+fn who_is_alone(comparisons: &Comparisons<'_, '_>) -> Option<String> {
+    let mut told: Vec<(String, Vec<String>)> = Vec::new();
+    for alone in &comparisons.alone {
+        let what = if alone.measure == Measure::Achieved { "throughput" } else { alone.measure.name() };
+        let name = format!("{}{} alone has a {what}", alone.series.label, with(alone.mix));
+        push_under(&mut told, name, alone.point.to_owned());
+    }
+    let clauses: Vec<String> = told.iter().map(|(name, points)| format!("{name} {}", over(points))).collect();
+    (!clauses.is_empty()).then(|| format!("Of those with the same to do, {}.", some_of(&clauses)))
+}
+
+/// Who had the same to do as others and cannot be compared with them, and why.
+fn who_is_left_out(comparisons: &Comparisons<'_, '_>) -> Vec<String> {
+    let of_kind = |is_latency: bool| {
+        let own = comparisons.left_out.iter().filter(|left| (left.measure != Measure::Achieved) == is_latency);
+        let mut told: Vec<(String, Vec<&LeftOut<'_, '_>>)> = Vec::new();
+        for left in own {
+            let why = std::mem::discriminant(&left.lack);
+            let name = format!("{}{}", left.series.label, with(left.mix));
+            let same = |(known, lefts): &&mut (String, Vec<&LeftOut<'_, '_>>)| {
+                *known == name && std::mem::discriminant(&lefts[0].lack) == why
+            };
+            match told.iter_mut().find(same) {
+                Some((_, lefts)) => lefts.push(left),
+                None => told.push((name, vec![left])),
+            }
+        }
+        let clause = |(name, lefts): &(String, Vec<&LeftOut<'_, '_>>)| {
+            let points: Vec<String> = lefts.iter().map(|left| left.point.to_owned()).collect();
+            format!("{name} {} ({})", over(&points), why(lefts))
+        };
+        let clauses: Vec<String> = told.iter().map(clause).collect();
+        let by = if is_latency { "latency" } else { "throughput" };
+        (!clauses.is_empty()).then(|| format!("Without a {by} to be compared: {}.", some_of(&clauses)))
+    };
+    [true, false].into_iter().filter_map(of_kind).collect()
+}
+
+/// Why these have no figure; all for the same reason.
+fn why(lefts: &[&LeftOut<'_, '_>]) -> String {
+    let shares: Vec<f64> = lefts
+        .iter()
+        .filter_map(|left| match left.lack {
+            Lack::Unserved(share) => Some(share),
+            Lack::Failed | Lack::Samples | Lack::Repeats => None,
+        })
+        .collect();
+    match lefts[0].lack {
+        Lack::Failed => "no run could be measured".to_owned(),
+        Lack::Unserved(_) => format!("{} of its requests not served", span(&shares, percent)),
+        Lack::Samples => "too few samples".to_owned(),
+        Lack::Repeats => "no repeat in common with the best".to_owned(),
+    }
+}
+
+fn with(mix: &Mix<'_>) -> String {
+    if mix.label.is_empty() { String::new() } else { format!(" with {}", mix.label) }
+}
+
+/// Adds an item to those under this name.
+fn push_under(told: &mut Vec<(String, Vec<String>)>, name: String, item: String) {
+    match told.iter_mut().find(|(known, _)| *known == name) {
+        Some((_, items)) => items.push(item),
+        None => told.push((name, vec![item])),
+    }
+}
+
+/// These points by name, or how many there are.
+fn over(points: &[String]) -> String {
+    match points {
+        [] => String::new(),
+        some if some.len() <= POINTS_NAMED => at(&listed(some)),
+        [first, .., last] => format!("at {} points from {first} to {last}", points.len()),
+        [one] => at(one),
+    }
+}
+
+/// The first of these, and how many more there are.
+fn some_of(clauses: &[String]) -> String {
+    let named = clauses.len().min(CLAUSES_NAMED);
+    let more = match clauses.len() - named {
+        0 => String::new(),
+        more => format!("; and {more} more, which the tables show"),
+    };
+    clauses[..named].join("; ") + &more
 }
 
 fn of_one_mix(label: &str, contests: &[&Contest<'_, '_>]) -> String {
@@ -335,8 +431,7 @@ fn from_the_ideal(digest: &Digest<'_>) -> Option<String> {
     };
     let far = |(mix, series, spot): (&Mix<'_>, &Series<'_>, &Spot<'_>)| {
         let ratio = spot.estimate(Measure::P99)?.center / spot.predicted(Measure::P99)?;
-        let with = if mix.label.is_empty() { String::new() } else { format!(" with {}", mix.label) };
-        ratio.is_finite().then(|| (ratio, format!("{} {}{with}", series.label, at(spot.point))))
+        ratio.is_finite().then(|| (ratio, format!("{} {}{}", series.label, at(spot.point), with(mix))))
     };
     let spots = digest.series().flat_map(|(mix, series)| series.spots.iter().map(move |spot| (mix, series, spot)));
     let mut far: Vec<(f64, String)> = spots.filter(|(.., spot)| is_steady(spot)).filter_map(far).collect();

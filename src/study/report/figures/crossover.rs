@@ -101,7 +101,7 @@ fn figure(map: &Map<'_, '_, '_>, name: String) -> Figure {
     let under = top + legend_height(&legend);
     let height = under + ABOVE + rows.len() as i32 * CELL + BELOW;
     let left = rows.iter().map(|(_, name)| width_of(name)).max().unwrap_or(0) + 30;
-    let usual = map.cells.iter().map(|(_, contest)| contest.measure).max().unwrap_or(Measure::P99);
+    let usual = usual_measure(map);
     let drawing = draw(&title, height, |sheet| {
         sheet.legend(top, &legend);
         let panel = sheet.panel((0, under), (WIDTH, height), left, &x, &names);
@@ -143,12 +143,18 @@ fn figure(map: &Map<'_, '_, '_>, name: String) -> Figure {
          squared coefficient of variation."
     );
     if map.cells.iter().any(|(_, contest)| contest.measure != usual) {
-        caption.push_str(" Cells with too few samples for it are compared by the quantile that they name.");
+        caption.push_str(" A cell that names another measure has no two of them with that one.");
     }
     if map.cells.iter().any(|(_, contest)| contest.is_limited()) {
         caption.push_str(" *: a limit of the load or the machine may have decided it.");
     }
     Figure { name, title, caption, drawing: Ok(drawing) }
+}
+
+/// What most cells are compared by.
+fn usual_measure(map: &Map<'_, '_, '_>) -> Measure {
+    let cells_by = |measure: &&Measure| map.cells.iter().filter(|(_, contest)| contest.measure == **measure).count();
+    Measure::ALL.iter().max_by_key(cells_by).copied().unwrap_or(Measure::P99)
 }
 
 /// Dispersion in thousandths, then the shape by name.
