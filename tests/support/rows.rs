@@ -171,7 +171,7 @@ pub(crate) fn row(case: &Case, repeat: usize, random: &mut Random) -> Row {
             depth: None,
             requests_per_connection: None,
             size_bytes: 64,
-            duration_s: 3.0,
+            duration_s: REQUESTS as f64 / rate_per_s.unwrap_or(achieved_per_s),
             warmup_s: 0.5,
             cooldown_s: 0.1,
             seed: 1_000 + repeat as u64,

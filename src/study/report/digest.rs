@@ -117,6 +117,15 @@ pub(super) fn unserved_share(row: &Row) -> f64 {
     if intended > 0.0 { unserved / intended } else { 0.0 }
 }
 
+/// What came due in a run's window, by its length: of a short one not the rate that was asked for, which chance decides.
+/// None in a closed loop.
+fn offered_per_s(row: &Row) -> Option<f64> {
+    let asked = row.parameters.rate_per_s?;
+    let window_s = row.figure("load.duration_s").unwrap_or(row.parameters.duration_s);
+    let came_due = row.figure("load.intended").map(|intended| intended / window_s).filter(|rate| rate.is_finite());
+    Some(came_due.or_else(|| row.figure("load.offered_per_s")).unwrap_or(asked))
+}
+
 /// A study's rows in groups.
 #[derive(Debug)]
 pub(super) struct Digest<'a> {
@@ -293,9 +302,8 @@ impl<'a> Spot<'a> {
     /// Whether most of its runs had fewer replies than requests came due: the server is over its limit.
     pub(super) fn is_behind(&self) -> bool {
         let behind = |row: &&&Row| {
-            let offered = row.figure("load.offered_per_s").or(row.parameters.rate_per_s);
             let achieved = row.figure("load.achieved_per_s");
-            offered.zip(achieved).is_some_and(|(offered, achieved)| achieved < KEPT_UP * offered)
+            offered_per_s(row).zip(achieved).is_some_and(|(offered, achieved)| achieved < KEPT_UP * offered)
         };
         !self.has_phases() && self.rows.iter().filter(behind).count() * 2 > self.rows.len()
     }
