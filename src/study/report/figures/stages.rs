@@ -3,6 +3,8 @@
 //! One point of each mix is shown, the highest at which no server fell behind. Rows that tell the stages only of all
 //! requests have one bar, of the means.
 
+use std::fmt::Write;
+
 use serde_json::Value;
 
 use super::super::digest::{Digest, Series, Spot};
@@ -31,6 +33,8 @@ const QUANTILES: [(&str, &str); 4] = [("p50", "p50"), ("p90", "p90"), ("p99", "p
 const BAR: i32 = 46;
 /// Room for the whole time behind a bar.
 const WHOLE: i32 = 150;
+/// Means whose sum is farther than this part from the mean latency are of other requests: they are no parts of it.
+const ADDS_UP: f64 = 0.02;
 /// Between the bars of two series, in bars.
 const BETWEEN: f64 = 0.5;
 
@@ -50,7 +54,12 @@ impl Bar {
 pub(super) fn figures(digest: &Digest<'_>) -> Vec<Figure> {
     let pages = pages(digest, |series| series.spots.iter().any(|spot| !bars_of(series, spot).is_empty()));
     if pages.is_empty() {
-        let reason = "no run has the stages of its requests: only `work` tells them";
+        let is_any_left_out =
+            digest.series().any(|(_, series)| series.spots.iter().any(|spot| is_left_out(series, spot)));
+        let reason = match is_any_left_out {
+            true => "the stages of requests are on average not together their latency",
+            false => "no run has the stages of its requests: only `work` tells them",
+        };
         return vec![Figure::absent("stages", TITLE, reason)];
     }
     let many = pages.len();
@@ -110,10 +119,25 @@ fn figure(page: &Page<'_, '_>, name: String) -> Figure {
             panel.sheet.write((x + 16, y), &words::time(bar.whole_ns()), Lettering::beside());
         }
     });
-    let caption = "From the intended send: late (until the actual one), unseen (in the kernel, or the poller parked), queue \
+    let mut caption = "From the intended send: late (until the actual one), unseen (in the kernel, or the poller parked), queue \
         (until a worker took it), service, reply (until it was received). Each bar is the requests around that quantile, means \
-        of all repeats; the whole time stands behind it.";
-    Figure { name, title, caption: caption.to_owned(), drawing: Ok(drawing) }
+        of all repeats; the whole time stands behind it."
+        .to_owned();
+    let without = page
+        .mix
+        .series
+        .iter()
+        .filter(|series| series.spots.iter().any(|spot| spot.point == point && is_left_out(series, spot)));
+    let without: Vec<String> = without.map(|series| series.label.clone()).collect();
+    if !without.is_empty() {
+        let _ = write!(
+            caption,
+            " Without a bar, because the means of its stages are together more than {} off the mean latency: {}.",
+            words::percent(ADDS_UP),
+            words::listed(&without)
+        );
+    }
+    Figure { name, title, caption, drawing: Ok(drawing) }
 }
 
 /// The highest point that all series of a page have stages at and none fell behind at; else the first that any has.
@@ -147,8 +171,28 @@ fn bars_of(series: &Series<'_>, spot: &Spot<'_>) -> Vec<Bar> {
     if !bars.is_empty() {
         return bars;
     }
-    let of_all = |row: &Row| stages(row.load.as_ref()?.get("stages_ns")?, Some("mean"));
-    bar("mean", &of_all).into_iter().collect()
+    bar("mean", &means).filter(|_| adds_up(spot)).into_iter().collect()
+}
+
+/// The mean times of the stages of all requests.
+fn means(row: &Row) -> Option<[f64; 5]> {
+    stages(row.load.as_ref()?.get("stages_ns")?, Some("mean"))
+}
+
+/// Whether the mean stages of each run are together its mean latency.
+fn adds_up(spot: &Spot<'_>) -> bool {
+    spot.rows.iter().all(|row| {
+        let whole = row.figure("load.latency_ns.mean");
+        whole
+            .zip(means(row))
+            .is_some_and(|(whole, stages)| (stages.iter().sum::<f64>() - whole).abs() <= ADDS_UP * whole)
+    })
+}
+
+/// Whether there is no bar because the stages are not together the latency.
+fn is_left_out(series: &Series<'_>, spot: &Spot<'_>) -> bool {
+    let has_means = !spot.rows.is_empty() && spot.rows.iter().all(|row| means(row).is_some());
+    has_means && bars_of(series, spot).is_empty()
 }
 
 /// The times of the stages under a value; with `figure`, that of each one's distribution.
