@@ -168,14 +168,14 @@ fn write_figure(html: &mut String, (figure, drawing): (&Figure, &Drawing)) {
 }
 
 fn write_table(html: &mut String, number: usize, table: &Table) {
-    let Table { title, note, heads, rows, words, ends_in_words } = table;
+    let Table { title, note, heads, rows, words, wraps } = table;
     let _ = writeln!(html, "<h2 id=\"table-{}\">{}</h2>", number + 1, escaped(title));
     if !note.is_empty() {
         let _ = writeln!(html, "<p class=\"note\">{}</p>", escaped(note));
     }
     let class = |column: usize| match column {
+        column if *wraps == Some(column) => " class=\"w v\"",
         column if column < *words => " class=\"w\"",
-        column if *ends_in_words && column + 1 == heads.len() => " class=\"w v\"",
         _ => "",
     };
     html.push_str("<div class=\"scroll\"><table>\n<thead><tr>");

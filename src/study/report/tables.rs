@@ -5,7 +5,7 @@
 
 use super::digest::{Digest, Measure, Mix, Spot};
 use super::words::{UNKNOWN, factor_within, number, rate, time};
-use crate::study::analysis::ShareOfBound;
+use crate::study::analysis::{ShareOfBound, busiest_by_mean};
 use crate::study::estimate::{Estimate, median};
 use crate::study::row::Row;
 use crate::study::table::{show_kept, show_share};
@@ -19,9 +19,10 @@ pub(super) struct Table {
     pub(super) note: String,
     pub(super) heads: Vec<String>,
     pub(super) rows: Vec<Vec<String>>,
-    /// So many columns, from the left, are words; the others are numbers, but for the last of `ends_in_words`.
+    /// So many columns, from the left, are words; the others are numbers, but for `wraps`.
     pub(super) words: usize,
-    pub(super) ends_in_words: bool,
+    /// The column of words that may take several lines.
+    pub(super) wraps: Option<usize>,
 }
 
 /// The measured figures of every point, a table for each mix.
@@ -37,17 +38,18 @@ fn of_mix(mix: &Mix<'_>) -> Table {
         _ => true,
     };
     let measures: Vec<Measure> = Measure::ALL.iter().filter(is_known).copied().collect();
-    let mut heads: Vec<String> = ["configuration", "point", "runs"].map(str::to_owned).to_vec();
+    let mut heads: Vec<String> = ["configuration", "point", "to be known", "runs"].map(str::to_owned).to_vec();
     heads.extend(measures.iter().map(|measure| match measure {
         Measure::Achieved => "replies/s".to_owned(),
         measure => measure.name().to_owned(),
     }));
-    heads.extend(["ideal p99", "to be known"].map(str::to_owned));
+    heads.push("ideal p99".to_owned());
     let row = |(series, spot): (&super::digest::Series<'_>, &Spot<'_>)| {
-        let mut cells = vec![series.label.clone(), spot.point.to_owned(), spot.rows.len().to_string()];
+        // Doubts stand before the figures that they are about, where no narrow window hides them.
+        let mut cells = vec![series.label.clone(), spot.point.to_owned(), spot.doubts().join("; ")];
+        cells.push(spot.rows.len().to_string());
         cells.extend(measures.iter().map(|measure| shown(spot.estimate(*measure), *measure)));
         cells.push(spot.predicted(Measure::P99).map_or(UNKNOWN.to_owned(), time));
-        cells.push(spot.doubts().join("; "));
         cells
     };
     let title =
@@ -60,8 +62,8 @@ fn of_mix(mix: &Mix<'_>) -> Table {
                 .to_owned(),
         heads,
         rows: spots().map(row).collect(),
-        words: 2,
-        ends_in_words: true,
+        words: 3,
+        wraps: Some(2),
     }
 }
 
@@ -89,7 +91,7 @@ const EFFORTS: &[(&str, Of)] = &[
     ("events per poll", |row| part(row, "events", "polls")),
     ("parks per poll", |row| part(row, "parks", "polls")),
     ("deepest queue", |row| row.figure("server.poller.queue_depth_max")),
-    ("busiest worker by the mean", busiest),
+    ("busiest worker by the mean", busiest_by_mean),
 ];
 
 /// What the servers did, a table for each mix; without what no row tells.
@@ -111,12 +113,12 @@ fn efforts_of(mix: &Mix<'_>) -> Table {
     Table {
         title: format!("What the servers did{of}"),
         note: "Medians of the runs; –: not counted by that engine. A hand-off is a request that the poller queued. A busiest \
-               worker of 1 means that all had as many turns."
+               worker of 1 means that all had as many turns and calls."
             .to_owned(),
         heads: heads.map(str::to_owned).collect(),
         rows: spots().filter(|(_, spot)| !spot.rows.is_empty()).map(row).collect(),
         words: 2,
-        ends_in_words: false,
+        wraps: None,
     }
 }
 
@@ -124,15 +126,6 @@ fn efforts_of(mix: &Mix<'_>) -> Table {
 fn part(row: &Row, count: &str, whole: &str) -> Option<f64> {
     let counter = |name: &str| row.figure(&format!("server.poller.{name}"));
     Some(counter(count)? / counter(whole).filter(|whole| *whole > 0.0)?)
-}
-
-/// The most turns that a worker had, by the mean of all.
-fn busiest(row: &Row) -> Option<f64> {
-    let workers = row.server.as_ref()?.get("worker_turns")?.as_array()?;
-    let turns: Option<Vec<f64>> = workers.iter().map(|worker| worker.get("turns")?.as_f64()).collect();
-    let turns = turns?;
-    let mean = turns.iter().sum::<f64>() / turns.len() as f64;
-    (mean > 0.0).then(|| turns.iter().copied().fold(0.0, f64::max) / mean)
 }
 
 /// How far each configuration is from the ideal; none without an objective.
@@ -156,7 +149,7 @@ pub(super) fn bound(shares: &[ShareOfBound]) -> Option<Table> {
         heads: ["configuration", "objective", "kept", "by the ideal", "share", "the ideal's is from"].map(str::to_owned).to_vec(),
         rows: shares.iter().map(row).collect(),
         words: 2,
-        ends_in_words: true,
+        wraps: Some(5),
     })
 }
 
@@ -176,7 +169,7 @@ pub(super) fn noise(digest: &Digest<'_>) -> Option<Table> {
         heads: ["", "second by first", "floor"].map(str::to_owned).to_vec(),
         rows,
         words: 1,
-        ends_in_words: false,
+        wraps: None,
     })
 }
 
@@ -193,6 +186,6 @@ pub(super) fn failed(digest: &Digest<'_>) -> Option<Table> {
         heads: ["configuration", "point", "repeat", "reason"].map(str::to_owned).to_vec(),
         rows,
         words: 2,
-        ends_in_words: true,
+        wraps: Some(3),
     })
 }
