@@ -103,6 +103,32 @@ fn every_kind_of_figure_is_drawn_where_there_are_rows_and_says_why_where_there_a
 }
 
 #[test]
+fn stages_that_are_not_together_the_latency_have_no_bar_and_it_is_said() {
+    let mut all = Rows::new(17);
+    // Beside the mean latency, the mean stages of so many times as much.
+    let mut add = |engine: &'static str, off: f64| {
+        let case = Case { engine, configuration: format!("engine={engine}"), ..Case::default() };
+        all.add_with(&case, |row| {
+            let part = json!({"mean": off * row.figure("load.latency_ns.mean").expect("it was measured") / 5.0});
+            let load = row.load.as_mut().and_then(|load| load.as_object_mut()).expect("it was measured");
+            load.remove("stages_at");
+            let stages = json!({"late": part, "unseen": part, "queue": part, "service": part, "reply": part});
+            load.insert("stages_ns".to_owned(), stages);
+        });
+    };
+    add("pool", 1.01);
+    add("serial", 0.9);
+    let stages = |rows: &[Row]| report(rows).figures.into_iter().find(|figure| figure.name == "stages");
+    let both = stages(&all.rows).expect("there are rows");
+    let svg = both.svg().expect("one has a bar");
+    check_says(&svg, &["pool · mean"]);
+    check_is_silent_of(&svg, &["serial"]);
+    check_says(&both.caption, &["more than 2.0 % off the mean latency: serial."]);
+    let off = stages(&all.rows[7..]).expect("there are rows");
+    assert_eq!(off.reason(), Some("the stages of requests are on average not together their latency"));
+}
+
+#[test]
 fn what_more_rows_draw_than_fit_on_one_figure_is_spread_and_none_is_left_out() {
     let mut all = Rows::new(4);
     let engines = ["pool", "event-loop", "event-loops", "leader-followers", "proactor", "prefork", "serial"];
@@ -238,6 +264,23 @@ fn one_that_answers_a_part_of_what_the_other_does_is_behind_by_throughput_where_
 }
 
 #[test]
+fn a_window_too_short_for_the_rate_that_was_asked_is_not_over_the_limit_for_it() {
+    let served = |intended: u64, replies: u64| {
+        let mut all = Rows::new(15);
+        all.add_with(&Case::default(), |row| {
+            // 500 a second, for 0.2 s.
+            row.parameters.duration_s = 0.2;
+            set(row, &["intended"], json!(intended));
+            set(row, &["requests"], json!(replies));
+            set(row, &["achieved_per_s"], json!(replies as f64 / 0.2));
+        });
+        words(&all.rows)
+    };
+    check_is_silent_of(&served(84, 84), &["over the server's limit"]);
+    check_says(&served(116, 100), &["1 point was over the server's limit"]);
+}
+
+#[test]
 fn who_alone_has_a_figure_is_told_with_what_the_others_lack() {
     let silent = ["No two configurations had the same to do", "pool has the lowest"];
     let no_common = "No two of those with the same to do have a figure that can be compared.";
@@ -295,6 +338,9 @@ fn few_repeats_are_no_ground_for_a_claim() {
         let text = words(&all.rows);
         check_says(&text, &[told]);
         assert_eq!(text.contains("pool has the lowest p99"), repeats > 2, "{text}");
+        let none = "With 2 repeats no difference can be told from noise (largest seen: ×2.9 in p99 at load=0.5).";
+        assert_eq!(text.contains(none), repeats == 2, "{text}");
+        check_is_silent_of(&text, &["is beyond noise"]);
     }
 }
 
@@ -367,12 +413,12 @@ fn a_quantile_with_fewer_than_ten_samples_beyond_it_or_with_too_many_unserved_is
         let row = page.descendants().find(is_row).expect("the point is in the table");
         row.children().map(|cell| cell.text().unwrap_or_default().trim().to_owned()).collect()
     };
-    let dashes = |point: &str| cells(point).iter().map(|cell| cell == "–").collect::<Vec<_>>()[3..7].to_vec();
+    let dashes = |point: &str| cells(point).iter().map(|cell| cell == "–").collect::<Vec<_>>()[4..8].to_vec();
     assert_eq!(dashes("load=0.3"), [false, false, false, false]);
     assert_eq!(dashes("load=0.5"), [false, false, false, true]);
     assert_eq!(dashes("load=0.8"), [false, false, true, true]);
     check_says(&report.text(), &["1 point has no p99", "7 runs had errors or left requests unserved."]);
-    check_says(&report.html, &["up to 2.0 % not served"]);
+    assert_eq!(cells("load=0.8")[2], "up to 2.0 % not served", "doubts stand where they are seen without scrolling");
 }
 
 #[test]
@@ -392,6 +438,48 @@ fn what_the_servers_did_is_put_in_relation_and_what_none_tells_has_no_column() {
         ["wakes per hand-off", "events per poll", "deepest queue", "busiest worker by the mean"]
     );
     assert_eq!(texts("td")[2..], ["0.25", "1.5", "7", "1.5"]);
+}
+
+#[test]
+fn a_worker_is_as_busy_as_its_turns_and_calls() {
+    let mut all = Rows::new(13);
+    all.add_with(&Case::default(), |row| {
+        let workers = json!([{"turns": 10, "calls": 20}, {"turns": 30}]);
+        row.server.as_mut().expect("it was measured")["worker_turns"] = workers;
+    });
+    check_says(&report(&all.rows).html, &["<td>7</td><td>1</td></tr>"]);
+}
+
+#[test]
+fn caveats_tell_of_a_pair_that_was_cut_short_and_of_a_build_without_optimisation() {
+    let mut all = two_engines(|_, _| 1.0);
+    all.rows.retain(|row| row.twin != Some(maitred::study::row::Twin::Second));
+    let cut = words(&all.rows);
+    check_says(&cut, &["The A/A pair was cut short: no round has both of it measured"]);
+    check_is_silent_of(&cut, &["There is no A/A pair", "without optimisation"]);
+
+    let built = |optimised: bool| Report::new(&all.rows, None, Some(&json!({"optimised": optimised}))).text();
+    check_says(&built(false), &["The program was built without optimisation"]);
+    check_is_silent_of(&built(true), &["without optimisation"]);
+}
+
+#[test]
+fn one_is_one_and_names_with_commas_are_kept_apart() {
+    let mut all = Rows::new(16);
+    all.add(&Case { repeats: 1, ..Case::default() });
+    check_says(&words(&all.rows), &["1 run of 1 configuration at 1 point was measured."]);
+
+    let mut all = Rows::new(16);
+    for (engine, workers) in [("pool", 1), ("pool", 2), ("serial", 1)] {
+        let configuration = format!("engine={engine} workers={workers}");
+        // As many requests for all, whatever their capacity.
+        let load = Some(0.5 / workers as f64);
+        all.add_with(&Case { engine, workers, load, configuration, slower: 1.0, ..Case::default() }, |row| {
+            row.point = "rate=250".to_owned();
+            set(row, &["latency_ns", "p99"], json!(1e6));
+        });
+    }
+    check_says(&words(&all.rows), &["between pool, 1 worker; pool, 2 workers; and serial, 1 worker is beyond noise"]);
 }
 
 fn redrawn(directory: &Path) -> (i32, String, String) {
@@ -444,6 +532,27 @@ fn the_command_draws_a_finished_study_again_byte_for_byte() {
     again.retain(|(name, _)| !name.ends_with("mine.svg"));
     assert_eq!(again.len() + 1, files(path).len());
     assert!(again == first, "the same rows made other bytes");
+}
+
+#[test]
+fn who_reads_a_report_while_it_is_drawn_again_has_a_whole_one() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path();
+    let mut all = two_engines(|_, _| 1.0);
+    report(&all.rows).write(path).expect("it can be written");
+    let opened = [("report.html", "page"), ("figures/latency.svg", "figure")].map(|(name, kept)| {
+        let before = fs::read(path.join(name)).expect("it was written");
+        fs::hard_link(path.join(name), path.join(kept)).expect("both are in one directory");
+        (name, kept, before)
+    });
+    all.add(&Case { load: Some(0.9), engine: "pool", configuration: "engine=pool".to_owned(), ..Case::default() });
+    report(&all.rows).write(path).expect("it can be written");
+    for (name, kept, before) in opened {
+        assert!(fs::read(path.join(kept)).expect("it is open") == before, "{name} was changed under its reader");
+        assert!(fs::read(path.join(name)).expect("it was written") != before, "{name} is not the new one");
+    }
+    let names: Vec<String> = files(path).into_iter().map(|(name, _)| name).collect();
+    assert!(!names.iter().any(|name| name.ends_with(".new")), "{names:?}");
 }
 
 #[test]

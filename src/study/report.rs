@@ -129,7 +129,7 @@ impl Report {
         let digest = Digest::new(rows);
         let comparisons = Comparisons::of(&digest);
         let shares = shares_of_bound(rows);
-        let findings = Findings::of(&digest, &comparisons, &shares);
+        let findings = Findings::of(&digest, &comparisons, &shares, host);
         let figures = figures::all(&digest, &comparisons.contests);
         let more = [tables::bound(&shares), tables::noise(&digest), tables::failed(&digest)];
         let figures_of = tables::measured(&digest).into_iter().chain(tables::efforts(&digest));
@@ -147,8 +147,8 @@ impl Report {
         format!("{}\n{between}{caveats}", sentences.join("\n"))
     }
 
-    /// Writes the page and the figures into a study's directory; figures of an earlier report that this one has not are
-    /// removed.
+    /// Writes the page and the figures into a study's directory, each whole or not at all; figures of an earlier report
+    /// that this one has not are removed.
     ///
     /// # Errors
     /// Something cannot be written.
@@ -162,10 +162,10 @@ impl Report {
         for figure in &self.figures {
             let Some(svg) = figure.svg() else { continue };
             let path = folder.join(format!("{}.svg", figure.name));
-            fs::write(&path, svg).map_err(|reason| output(&path, reason))?;
+            write_whole(&path, &svg).map_err(|reason| output(&path, reason))?;
         }
         let path = directory.join(PAGE);
-        fs::write(&path, &self.html).map_err(|reason| output(&path, reason))
+        write_whole(&path, &self.html).map_err(|reason| output(&path, reason))
     }
 
     /// Files of figures that this report has not. Others are somebody else's.
@@ -185,4 +185,17 @@ impl Report {
         }
         Ok(stale)
     }
+}
+
+/// Writes a file beside its place and renames it there: whoever has the old one open keeps it, and nobody reads a half.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = Path::new(&beside);
+    let written = fs::write(beside, text).and_then(|()| fs::rename(beside, path));
+    if written.is_err() {
+        // What went wrong first is what is told.
+        let _ = fs::remove_file(beside);
+    }
+    written
 }

@@ -3,6 +3,8 @@
 //!
 //! Read next: `findings.rs`, what stands before it.
 
+use serde_json::Value;
+
 use super::contest::Contest;
 use super::digest::{Digest, Measure, Spot, unserved_share};
 use super::words::{counted, factor, listed, percent};
@@ -13,14 +15,20 @@ use crate::study::row::{Limit, Status};
 const CLAIMED: f64 = 0.95;
 
 /// What is to be known before the findings are believed.
-pub(super) fn of(digest: &Digest<'_>, contests: &[Contest<'_, '_>]) -> Vec<String> {
+pub(super) fn of(digest: &Digest<'_>, contests: &[Contest<'_, '_>], host: Option<&Value>) -> Vec<String> {
     let mut caveats = Vec::new();
     let failed = digest.failed().count();
-    caveats.extend(
-        (failed > 0).then(|| format!("{} failed; their reasons are in a table below.", counted(failed, "run"))),
-    );
+    caveats.extend((failed > 0).then(|| match failed {
+        1 => "1 run failed; its reason is in a table below.".to_owned(),
+        many => format!("{} failed; their reasons are in a table below.", counted(many, "run")),
+    }));
     if digest.rows.iter().all(|row| row.status == Status::Failed) {
         return caveats;
+    }
+    let is_optimised = host.and_then(|host| host.get("optimised")).and_then(Value::as_bool);
+    if is_optimised == Some(false) {
+        caveats
+            .push("The program was built without optimisation: its times say little of those of a release.".to_owned());
     }
     caveats.push(noise(digest));
     caveats.extend(repeats(digest));
@@ -46,7 +54,13 @@ fn noise(digest: &Digest<'_>) -> String {
     let measures = [Measure::P50, Measure::P99, Measure::Achieved, Measure::Cpu];
     let floor = |measure: Measure| Some(format!("{} in {}", factor(digest.noise.floor(measure)?), measure.name()));
     let floors: Vec<String> = measures.into_iter().filter_map(floor).collect();
+    let is_cut_short = digest.rows.iter().any(|row| row.twin.is_some());
     match floors.is_empty() {
+        true if is_cut_short => {
+            "The A/A pair was cut short: no round has both of it measured, so that differences are judged by their \
+             intervals alone."
+                .to_owned()
+        }
         true => "There is no A/A pair, so that differences are judged by their intervals alone.".to_owned(),
         false => format!(
             "Two configurations that are the same (the A/A pair) differed by factors of up to {}: smaller differences \
@@ -76,7 +90,7 @@ fn limits(digest: &Digest<'_>, contests: &[Contest<'_, '_>]) -> Vec<String> {
     let generator = of_limit(Limit::Generator);
     caveats.extend((generator > 0).then(|| {
         format!(
-            "In {} the load had too much to do to be on time: their latencies may be its own.",
+            "In {} the load had too much to do to be on time: the latencies there may be its own.",
             counted(generator, "run")
         )
     }));
@@ -88,7 +102,8 @@ fn limits(digest: &Digest<'_>, contests: &[Contest<'_, '_>]) -> Vec<String> {
         )
     }));
     let limited = contests.iter().filter(|contest| contest.is_limited()).count();
-    caveats.extend((limited > 0).then(|| format!("{} rest on such runs.", counted(limited, "comparison"))));
+    let rest = if limited == 1 { "rests" } else { "rest" };
+    caveats.extend((limited > 0).then(|| format!("{} {rest} on such runs.", counted(limited, "comparison"))));
     caveats
 }
 

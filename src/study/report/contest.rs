@@ -148,6 +148,17 @@ impl<'d, 'a> Contest<'d, 'a> {
         self.ranking[1].behind
     }
 
+    /// Whether there are too few repeats to tell any difference from noise.
+    pub(super) fn is_of_few(&self) -> bool {
+        // The best of them is one time itself, for certain.
+        self.ranking.iter().filter(|entry| entry.behind.interval.is_some()).count() == 1
+    }
+
+    /// The farthest from the best, however sure.
+    pub(super) fn farthest(&self) -> f64 {
+        self.ranking.iter().map(|entry| entry.behind.center).fold(1.0, f64::max)
+    }
+
     /// What to call one of them here: without its workers, where all have the same number of them.
     pub(super) fn name(&self, series: &'d Series<'a>) -> &'d str {
         if self.workers().is_some() { &series.family } else { &series.label }

@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
+
 use super::contest::{Comparisons, Contest, Lack, LeftOut, counts, is_same};
 use super::digest::{Digest, Measure, Mix, Series, Spot};
 use super::words::{at, counted, factor, factor_within, listed, percent, rate, span};
@@ -34,7 +36,12 @@ pub struct Findings {
 
 impl Findings {
     /// What these rows amount to.
-    pub(super) fn of(digest: &Digest<'_>, comparisons: &Comparisons<'_, '_>, shares: &[ShareOfBound]) -> Findings {
+    pub(super) fn of(
+        digest: &Digest<'_>,
+        comparisons: &Comparisons<'_, '_>,
+        shares: &[ShareOfBound],
+        host: Option<&Value>,
+    ) -> Findings {
         let mut sentences = vec![what_was_done(digest)];
         if digest.spots().any(|spot| !spot.rows.is_empty()) {
             sentences.extend(who_is_ahead(digest, comparisons));
@@ -45,7 +52,7 @@ impl Findings {
             sentences.extend(share_of_bound(shares));
             sentences.extend(recovery::sentence(digest));
         }
-        Findings { sentences, caveats: caveats::of(digest, &comparisons.contests) }
+        Findings { sentences, caveats: caveats::of(digest, &comparisons.contests, host) }
     }
 }
 
@@ -54,6 +61,7 @@ fn what_was_done(digest: &Digest<'_>) -> String {
     let measured = digest.rows.iter().filter(|row| row.status == Status::Ok).count();
     match (all, measured) {
         (0, _) => "There are no rows: nothing was measured.".to_owned(),
+        (1, 0) => "The only run could not be measured; the reason is below.".to_owned(),
         (_, 0) => format!("None of {} could be measured; the reasons are below.", counted(all, "run")),
         _ => {
             let labels: BTreeSet<&str> = digest.series().map(|(_, series)| &*series.label).collect();
@@ -68,10 +76,11 @@ fn what_was_done(digest: &Digest<'_>) -> String {
                 failed => format!(", and {failed} more could not be measured"),
             };
             format!(
-                "{} of {}{under} at {} were measured{failed}.",
+                "{} of {}{under} at {} {} measured{failed}.",
                 counted(measured, "run"),
                 counted(labels.len(), "configuration"),
                 counted(points.len(), "point"),
+                if measured == 1 { "was" } else { "were" },
             )
         }
     }
@@ -97,13 +106,38 @@ fn who_is_ahead(digest: &Digest<'_>, comparisons: &Comparisons<'_, '_>) -> Vec<S
         };
         return vec![told];
     }
+    let (few, judged): (Vec<&Contest<'_, '_>>, Vec<_>) = contests.iter().partition(|contest| contest.is_of_few());
+    let mut sentences = of_judged(digest, &judged);
+    sentences.extend(of_few(&few, judged.is_empty()));
+    sentences
+}
+
+/// Comparisons of too few repeats: how large a difference looks, and that it says nothing.
+fn of_few(contests: &[&Contest<'_, '_>], is_all: bool) -> Option<String> {
+    let widest = contests.iter().max_by(|one, other| one.farthest().total_cmp(&other.farthest()))?;
+    let repeats = contests.iter().flat_map(|contest| &contest.ranking).map(|entry| entry.behind.runs).max()?;
+    let where_not_all = if is_all { String::new() } else { format!("in {}, ", counted(contests.len(), "comparison")) };
+    let what = if widest.measure == Measure::Achieved { "throughput" } else { widest.measure.name() };
+    let largest = factor(widest.farthest());
+    let before = format!("{where_not_all}with {}", counted(repeats, "repeat"));
+    Some(format!(
+        "{}{} no difference can be told from noise (largest seen: ×{largest} in {what} {}{}).",
+        before[..1].to_uppercase(),
+        &before[1..],
+        at(widest.point()),
+        with(widest.mix),
+    ))
+}
+
+/// Comparisons of enough repeats.
+fn of_judged(digest: &Digest<'_>, contests: &[&Contest<'_, '_>]) -> Vec<String> {
     let with_contests: Vec<&Mix<'_>> =
         digest.mixes.iter().filter(|mix| contests.iter().any(|c| std::ptr::eq(c.mix, *mix))).collect();
     if with_contests.len() > MIXES_APART {
         return in_all(contests);
     }
     let of_mix = |mix: &&Mix<'_>| {
-        let own: Vec<&Contest<'_, '_>> = contests.iter().filter(|c| std::ptr::eq(c.mix, *mix)).collect();
+        let own: Vec<&Contest<'_, '_>> = contests.iter().copied().filter(|c| std::ptr::eq(c.mix, *mix)).collect();
         // One mix may be compared by latency at some points and by throughput at others.
         let measures = Measure::ALL
             .iter()
@@ -278,10 +312,11 @@ fn places(some: &[&Contest<'_, '_>], all: &[&Contest<'_, '_>]) -> String {
 }
 
 /// One sentence for many mixes.
-fn in_all(contests: &[Contest<'_, '_>]) -> Vec<String> {
+fn in_all(contests: &[&Contest<'_, '_>]) -> Vec<String> {
     let mut sentences = Vec::new();
     for measure in Measure::ALL {
-        let own: Vec<&Contest<'_, '_>> = contests.iter().filter(|contest| contest.measure == *measure).collect();
+        let own: Vec<&Contest<'_, '_>> =
+            contests.iter().copied().filter(|contest| contest.measure == *measure).collect();
         match own.as_slice() {
             [] => continue,
             [one] => {
@@ -407,18 +442,23 @@ impl Beyond {
         }
         let all = self.latency.len();
         let ratios: Vec<f64> = self.latency.iter().map(|ratio| ratio.center).collect();
+        let judged = match self.latency.iter().all(|ratio| ratio.interval.is_none()) {
+            true => format!("{} of too few repeats to be told from noise", counted(all, "comparison")),
+            false => format!(
+                "longer in {}, shorter in {}, within noise in {} of {}",
+                self.worse,
+                self.better,
+                all - self.worse - self.better,
+                counted(all, "comparison")
+            ),
+        };
         let cpu = match self.cpu.is_empty() {
             true => String::new(),
             false => format!("; CPU per request was {} times as much", span(&self.cpu, factor)),
         };
         Some(format!(
-            "More workers than cores, beside as many as cores at the same rate, had {} times the p99: longer in {}, \
-             shorter in {}, within noise in {} of {}{cpu}.",
+            "More workers than cores, beside as many as cores at the same rate, had {} times the p99: {judged}{cpu}.",
             span(&ratios, factor),
-            self.worse,
-            self.better,
-            all - self.worse - self.better,
-            counted(all, "comparison"),
         ))
     }
 }

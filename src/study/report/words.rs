@@ -81,11 +81,12 @@ pub(super) fn at(point: &str) -> String {
     }
 }
 
-/// `a`, `a and b`, `a, b and c`.
+/// `a`, `a and b`, `a, b and c`; where a name has a comma of its own, `a, 1; b, 2; and c, 3`.
 pub(super) fn listed(items: &[String]) -> String {
     match items {
         [] => String::new(),
         [one] => one.clone(),
+        [most @ .., last] if items.iter().any(|item| item.contains(',')) => format!("{}; and {last}", most.join("; ")),
         [most @ .., last] => format!("{} and {last}", most.join(", ")),
     }
 }
@@ -114,6 +115,7 @@ mod tests {
     fn lists_and_spans_read_as_they_are_said() {
         let items = ["a", "b", "c"].map(str::to_owned);
         assert_eq!([0, 1, 2, 3].map(|many| listed(&items[..many])), ["", "a", "a and b", "a, b and c"]);
+        assert_eq!(listed(&["a, 1", "b, 2", "c"].map(str::to_owned)), "a, 1; b, 2; and c");
         assert_eq!(span(&[1.9, 1.2], factor), "1.20 to 1.90");
         assert_eq!(span(&[1.201, 1.202], factor), "1.20");
     }
