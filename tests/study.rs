@@ -199,6 +199,58 @@ fn a_study_that_is_killed_leaves_no_process_and_loses_one_run() {
     assert!(text(&nothing.stderr).contains("has no study; expected the directory of one"), "{nothing:?}");
 }
 
+/// As [`FOUR`], with one worker: two runs.
+fn two() -> Vec<&'static str> {
+    FOUR.iter().map(|flag| if flag.starts_with("--workers") { "--workers=1" } else { flag }).collect()
+}
+
+#[test]
+fn rows_of_another_plan_are_neither_gone_on_with_nor_added_to() {
+    let parent = directory();
+    let out = parent.path().join("study");
+    assert!(output(&mut study(&out, &two())).status.success());
+    let path = out.join("rows.jsonl");
+    let own = fs::read_to_string(&path).expect("there are rows");
+    let foreign = own.replace("\"warmup_s\":0.05", "\"warmup_s\":0.5");
+    assert_ne!(own, foreign);
+    let twice = format!("{own}{own}");
+    for (rows, expected) in [
+        (&foreign, ":1: run 0 has warmup_s = 0.5, and in the plan 0.05; expected each run of this study once"),
+        (&twice, ":3: run 0 stands in line 1 already; expected each run of this study once"),
+    ] {
+        fs::write(&path, rows).expect("it can be written");
+        let refused = output(&mut study(&out, &["--resume"]));
+        let told = text(&refused.stderr).replace("run 1 ", "run 0 ");
+        assert_eq!(refused.status.code(), Some(78), "{told}");
+        assert!(told.contains(&format!("{}{expected}", path.display())), "{told}");
+        assert_eq!(&fs::read_to_string(&path).expect("there are rows"), rows);
+    }
+
+    // Rows without their plan are no new study's.
+    let orphans = parent.path().join("orphans");
+    fs::create_dir(&orphans).expect("it is new");
+    fs::write(orphans.join("rows.jsonl"), &own).expect("it can be written");
+    let refused = output(&mut study(&orphans, &two()));
+    let told = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{told}");
+    assert!(told.contains("has rows.jsonl and no plan.toml; expected a new directory"), "{told}");
+    assert_eq!(fs::read_dir(&orphans).expect("it is there").count(), 1, "nothing is written there");
+}
+
+#[test]
+fn rows_that_cannot_be_printed_are_a_failure_and_a_reader_that_has_gone_is_none() {
+    let parent = directory();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    let failed = output(study(&parent.path().join("full"), &two()).arg("--json").stdout(full));
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(text(&failed.stderr).starts_with("maitred: cannot write to standard output: "), "{failed:?}");
+
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let done = output(study(&parent.path().join("gone"), &two()).arg("--json").stdout(writer));
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+}
+
 #[test]
 fn an_interrupt_ends_a_study_with_what_is_there() {
     let parent = directory();
@@ -325,8 +377,7 @@ fn synthetic(directory: &Path, p99_ns: u64) {
 fn a_comparison_ends_with_3_if_something_is_worse_and_with_0_otherwise() {
     let parent = directory();
     let at = |name: &str| parent.path().join(name);
-    let one = FOUR.iter().map(|flag| if flag.starts_with("--workers") { "--workers=1" } else { flag });
-    assert!(output(&mut study(&at("base"), &one.collect::<Vec<_>>())).status.success());
+    assert!(output(&mut study(&at("base"), &two())).status.success());
     [("a", 9_000_000), ("b", 12_000_000), ("c", 9_100_000)].iter().for_each(|(name, p99)| synthetic(&at(name), *p99));
     let compare = |before: &str, after: &str, flags: &[&str]| {
         let done = output(maitred("compare", flags).arg(at(before)).arg(at(after)));

@@ -9,7 +9,7 @@
 //! a question of a machine is the chapter `design/studying.md`.
 //!
 //! The modules, in reading order: `row.rs` and `rows.rs` (what a run leaves behind), `plan.rs` (what is run),
-//! `order.rs` (when), `run.rs` and `predict.rs` (one run), `host.rs` and `progress.rs` (beside them), `estimate.rs` and
+//! `order.rs` (when), `resume.rs` (what of it is left), `run.rs` and `predict.rs` (one run), `host.rs` and `progress.rs` (beside them), `estimate.rs` and
 //! `analysis.rs` (what rows amount to), `table.rs` (the same for people), `report.rs` (the same as a page with
 //! figures), `compare.rs` (two studies).
 
@@ -22,20 +22,19 @@ pub mod plan;
 mod predict;
 mod progress;
 pub mod report;
+mod resume;
 pub mod row;
 pub mod rows;
 pub mod run;
 pub mod table;
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use self::host::Host;
-use self::order::Run;
 use self::plan::Plan;
 use self::progress::Progress;
 use self::row::Status;
@@ -59,12 +58,11 @@ pub fn command(args: &StudyArgs) -> Result<bool, Error> {
     prepare(directory, &plan, args.resume)?;
     let (mut writer, mut rows) = rows::Writer::open(directory)?;
     let stop = interrupt::stop_on_signals()?;
-    let made: BTreeSet<usize> = rows.iter().map(|row| row.run).collect();
-    let left: Vec<Run> = order::runs(&plan).into_iter().filter(|run| !made.contains(&run.id)).collect();
+    let mut left = resume::left(&plan, &rows, &directory.join(rows::JSON_LINES))?;
     let runner = Runner::new(&plan, directory, &stop).map_err(|reason| Error::resource("find this program", reason))?;
     let mut progress = Progress::new(&plan, left.len(), !args.quiet);
     let mut stdout = io::stdout().lock();
-    for run in &left {
+    while let Some(run) = left.front() {
         if stop.load(Ordering::Relaxed) {
             break;
         }
@@ -76,9 +74,9 @@ pub fn command(args: &StudyArgs) -> Result<bool, Error> {
         };
         progress.end();
         writer.add(&row)?;
+        left.pop_front();
         if args.json {
-            // A reader that has seen enough is no reason to stop.
-            let _ = writeln!(stdout, "{}", row.to_line());
+            print(&mut stdout, &(row.to_line() + "\n"))?;
         }
         rows.push(row);
         rest(plan.cooldown, &stop);
@@ -86,13 +84,21 @@ pub fn command(args: &StudyArgs) -> Result<bool, Error> {
     progress.clear();
     write(&directory.join(rows::TABLE), &rows::table(&rows))?;
     report::redraw(directory)?;
-    let is_whole = rows.len() == order::runs(&plan).len();
+    let is_whole = left.is_empty();
     if !args.json {
-        let text = table::render(&rows, is_whole);
-        let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-        printed.map_err(|reason| Error::Output { target: "standard output".to_owned(), reason })?;
+        print(&mut stdout, &table::render(&rows, is_whole))?;
     }
     Ok(is_whole && rows.iter().any(|row| row.status == Status::Ok))
+}
+
+/// A reader that has seen enough is no reason to stop; one that cannot take any is.
+fn print(stdout: &mut impl Write, text: &str) -> Result<(), Error> {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(reason) if reason.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::Output { target: "standard output".to_owned(), reason })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Who goes on with a study and says no more has its plan.
@@ -125,6 +131,9 @@ fn prepare(directory: &Path, plan: &Plan, is_resumed: bool) -> Result<(), Error>
             }
         },
         (false, Some(_)) => Err(usage("has a study already", "a new directory, or --resume to go on")),
+        (false, None) if directory.join(rows::JSON_LINES).exists() => {
+            Err(usage(&format!("has {} and no {PLAN}", rows::JSON_LINES), "a new directory"))
+        }
         (false, None) => {
             fs::create_dir_all(directory)
                 .map_err(|reason| Error::Output { target: directory.display().to_string(), reason })?;
@@ -141,8 +150,17 @@ fn difference(old: &str, new: &str) -> Option<(String, String)> {
     (0..longest).map(|at| (line(old, at), line(new, at))).find(|(old, new)| old != new)
 }
 
+/// Written beside and renamed, so that there is the old text or the new one, and never a part.
 fn write(path: &Path, text: &str) -> Result<(), Error> {
-    fs::write(path, text).map_err(|reason| Error::Output { target: path.display().to_string(), reason })
+    let beside = path.with_added_extension("new");
+    let written = File::create(&beside)
+        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_data()))
+        .and_then(|()| fs::rename(&beside, path));
+    written.map_err(|reason| {
+        // Half of it is of no use to anybody.
+        let _ = fs::remove_file(&beside);
+        Error::Output { target: path.display().to_string(), reason }
+    })
 }
 
 /// Does nothing for this long, or until somebody wants it to end.
