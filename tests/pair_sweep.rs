@@ -245,12 +245,28 @@ impl Relay {
                 assert_eq!(self.client.received, self.case.upstream.input);
                 self.check_drain();
             }
-            Closed::Reset | Closed::PeerClosed => assert!(was_reset, "nobody has reset anything"),
+            Closed::Reset | Closed::PeerClosed => {
+                assert!(was_reset, "nobody has reset anything");
+                self.check_reset();
+            }
             other => panic!("a relay does not end as {other:?}"),
         }
         self.pair.release(&mut self.leases, None);
         drop(self.leases);
         assert_eq!(self.budget.made_bytes(), 0, "all rings are given back");
+    }
+
+    /// What came in front of a reset is delivered as far as the other end takes it, and a reset does not look like an end.
+    fn check_reset(&self) {
+        let Relay { client, upstream, pair, .. } = self;
+        let drains = self.came_before.is_some();
+        assert!(!client.finished || upstream.fin_read, "fin-as-fin");
+        assert!(!upstream.finished || client.fin_read || drains, "fin-as-fin");
+        let is_taken_from = |end: &Kernel, other: &Kernel, other_end| {
+            !end.was_reset() || other.was_reset() || pair.is_write_blocked(other_end) || !end.has_unread()
+        };
+        assert!(is_taken_from(client, upstream, End::Upstream) || drains, "what the client had said is forwarded");
+        assert!(is_taken_from(upstream, client, End::Client), "what upstream had said is forwarded");
     }
 
     fn check_drain(&self) {

@@ -462,11 +462,6 @@ impl Inbound {
         self.discard(self.unread_len());
     }
 
-    /// Forgets everything that is owed.
-    pub(super) fn discard_owed(&mut self) {
-        self.sent(self.forwarded);
-    }
-
     /// The outbound ring is empty: what was held behind it may go.
     pub(super) fn release_held(&mut self) {
         self.forwarded += std::mem::take(&mut self.held);

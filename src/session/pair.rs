@@ -10,7 +10,8 @@
 //! | open | its source's FIN | sends what is owed, then the FIN: the other flow goes on | over |
 //! | open | its sink is gone behind a FIN | gives up what is owed, reads and drops what comes: the other flow goes on | dropping |
 //! | dropping | its source's FIN, or more than [`MOST_DROPPED`] | nothing more is read | dropped |
-//! | any | an error on either stream | ends the session: both streams are to be reset | |
+//! | open | its sink is broken, says a write | gives up what is owed; the session ends when the other flow would wait | dropped |
+//! | any | its source is broken, says a read | ends the session: both streams are to be reset | |
 //! | both over or dropped | | ends the session | |
 //!
 //! Invariants: *no-lost-readiness*, *idle-holds-nothing* as for a session, and
@@ -23,7 +24,7 @@
 
 pub mod bulk;
 
-use std::io::{ErrorKind, IoSlice};
+use std::io::{self, ErrorKind};
 
 use self::bulk::{Bulk, Pipes};
 
@@ -61,6 +62,8 @@ struct Readiness {
     reads_on: bool,
     /// A read has returned the FIN.
     ended: bool,
+    /// A write has found it broken in this way. What came before that is still read; the end of it is no FIN.
+    broken: Option<Closed>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,6 +245,9 @@ impl Pair {
         if left_bytes == 0 && could_read {
             return TurnEnd::Again;
         }
+        if let Some(closed) = self.broken() {
+            return TurnEnd::Closed(closed);
+        }
         // Who holds a ring is owed bytes that a stream refused, hears from it, and tries again then: those who wait for memory
         // must not have any.
         let holds_none = self.up.owed_len() + self.down.owed_len() == 0;
@@ -255,11 +261,16 @@ impl Pair {
     /// How it has ended, once it is over.
     fn closed(&self) -> Closed {
         let dropped = self.up.stage == Stage::Dropped || self.down.stage == Stage::Dropped;
-        match () {
+        self.broken().unwrap_or(match () {
             () if dropped => Closed::PeerClosed,
             () if self.draining && !self.client.ended => Closed::Drained,
             () => Closed::Finished,
-        }
+        })
+    }
+
+    /// How a write has found either stream broken.
+    fn broken(&self) -> Option<Closed> {
+        self.client.broken.or(self.upstream.broken)
     }
 }
 
@@ -269,6 +280,13 @@ impl Readiness {
         self.may_write |= writable;
         // A drain reads to the end: what a short read left would not be told of in time.
         self.reads_on |= drains;
+    }
+
+    /// A write has taken the error, which no read will tell again.
+    fn break_off(&mut self, closed: Closed) {
+        self.broken = Some(closed);
+        self.may_read = !self.ended;
+        self.reads_on = true;
     }
 }
 
@@ -340,12 +358,20 @@ impl Flow {
             true => self.splice(ends.source, source, turn)?,
             false => self.receive(ends.source, source, turn)?,
         };
-        if self.stage == Stage::Open && (ends.source.ended || ends.drains && !ends.source.may_read) {
+        let has_said_all = ends.source.ended || ends.drains && !ends.source.may_read;
+        if self.stage == Stage::Open && has_said_all && ends.source.broken.is_none() {
             self.stage = Stage::Ending;
         }
         let took = match self.bulk.is_empty() {
-            true => self.send(ends, sink, turn.means.tally)?,
-            false => self.unsplice(ends, sink, turn)?,
+            true => self.send(ends, sink, turn.means.tally),
+            false => self.unsplice(ends, sink, turn.means.tally),
+        };
+        let took = match took {
+            Ok(took) => took,
+            Err(error) => {
+                self.lose_sink(ends, &error, turn);
+                return Ok((true, true));
+            }
         };
         changed |= took;
         if self.stage == Stage::Ending && self.owed_len() + ends.header_left() == 0 {
@@ -390,32 +416,35 @@ impl Flow {
     }
 
     /// Moves what is in the pipe on. True if some of it has left.
-    fn unsplice(
-        &mut self,
-        ends: &mut Ends<'_>,
-        sink: &mut impl Stream,
-        turn: &mut Turn<'_, '_>,
-    ) -> Result<bool, Closed> {
+    fn unsplice(&mut self, ends: &mut Ends<'_>, sink: &mut impl Stream, tally: &mut Tally) -> io::Result<bool> {
         if !ends.sink.may_write {
             return Ok(false);
         }
         let to = sink.descriptor().expect("a pipe is filled for a sink that can be spliced to");
         match self.bulk.drain(to) {
             Ok(count) => {
-                turn.means.tally.written_bytes += count as u64;
+                tally.written_bytes += count as u64;
                 Ok(true)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 ends.sink.may_write = false;
-                turn.means.tally.write_blocks += 1;
+                tally.write_blocks += 1;
                 Ok(false)
             }
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
-                self.bulk.give_up(turn.means.leases, turn.pipes);
-                self.stage = if ends.source.ended { Stage::Dropped } else { Stage::Dropping(0) };
-                Ok(true)
-            }
-            Err(error) => Err(closed_by(&error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A write has found the sink broken: what is owed to it is given up. What it said before is still to be read, and
+    /// delivered: all of it, if its FIN came before, or else what can be without waiting.
+    fn lose_sink(&mut self, ends: &mut Ends<'_>, error: &io::Error, turn: &mut Turn<'_, '_>) {
+        self.ring.release(turn.means.leases);
+        self.bulk.give_up(turn.means.leases, turn.pipes);
+        *ends.header_sent = ends.header.len();
+        self.stage = if ends.source.ended { Stage::Dropped } else { Stage::Dropping(0) };
+        if error.kind() != ErrorKind::BrokenPipe {
+            ends.sink.break_off(closed_by(error));
+            self.stage = Stage::Dropped;
         }
     }
 
@@ -464,7 +493,7 @@ impl Flow {
         }
     }
 
-    fn send(&mut self, ends: &mut Ends<'_>, sink: &mut impl Stream, tally: &mut Tally) -> Result<bool, Closed> {
+    fn send(&mut self, ends: &mut Ends<'_>, sink: &mut impl Stream, tally: &mut Tally) -> io::Result<bool> {
         let owed = ends.header_left() + self.ring.owed_len();
         if owed == 0 || !ends.sink.may_write {
             return Ok(false);
@@ -472,16 +501,9 @@ impl Flow {
         let mut gather = Gather::<MOST_SLICES>::new();
         gather.push(&ends.header[*ends.header_sent..]);
         self.ring.gather(&mut gather);
-        let count = match write(sink, gather.slices()) {
-            Ok(count) => count,
-            Err(Broken::Behind) => {
-                // What was said before it was gone is still to be read, and delivered.
-                self.ring.discard_owed();
-                *ends.header_sent = ends.header.len();
-                self.stage = if ends.source.ended { Stage::Dropped } else { Stage::Dropping(0) };
-                return Ok(true);
-            }
-            Err(Broken::Off(closed)) => return Err(closed),
+        let count = match sink.write(gather.slices()) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            written => written?,
         };
         if count < owed {
             ends.sink.may_write = false;
@@ -495,7 +517,8 @@ impl Flow {
         Ok(count > 0)
     }
 
-    /// Sends the FIN behind all that was written. True if it is sent.
+    /// Sends the FIN behind all that was written. True if that is done with: where nobody is there any more, the other flow
+    /// finds out how that came, behind what it still has to read.
     fn finish(&mut self, readiness: &mut Readiness, sink: &mut impl Stream) -> Result<bool, Closed> {
         if !readiness.may_write {
             return Ok(false);
@@ -505,27 +528,15 @@ impl Flow {
                 self.stage = Stage::Over;
                 Ok(true)
             }
+            Err(error) if error.kind() == ErrorKind::NotConnected => {
+                self.stage = Stage::Dropped;
+                Ok(true)
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 readiness.may_write = false;
                 Ok(false)
             }
             Err(error) => Err(closed_by(&error)),
         }
-    }
-}
-
-/// How a write found the stream broken.
-enum Broken {
-    /// The peer had sent its FIN before: what it said is whole.
-    Behind,
-    Off(Closed),
-}
-
-fn write(sink: &mut impl Stream, slices: &[IoSlice<'_>]) -> Result<usize, Broken> {
-    match sink.write(slices) {
-        Ok(count) => Ok(count),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Broken::Behind),
-        Err(error) => Err(Broken::Off(closed_by(&error))),
     }
 }

@@ -53,6 +53,8 @@ pub(crate) struct Kernel {
     marks: VecDeque<usize>,
     fin_arrived: bool,
     reset: bool,
+    /// A write has told of the reset, which reads do not tell again.
+    told: bool,
     space: usize,
     /// A write took less than it was given, and nobody has been told of room since.
     was_short: bool,
@@ -86,6 +88,7 @@ impl Kernel {
             marks: VecDeque::new(),
             fin_arrived: false,
             reset: false,
+            told: false,
             space: peer.capacity,
             was_short: false,
             output_watched: false,
@@ -238,6 +241,11 @@ impl Kernel {
         self.space > 0 || self.reset
     }
 
+    /// Whether something has come that was not read.
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.arrived.is_empty()
+    }
+
     pub(crate) fn was_reset(&self) -> bool {
         self.reset
     }
@@ -269,6 +277,7 @@ impl Stream for Kernel {
         self.begin_call();
         if self.arrived.is_empty() {
             return match (self.reset, self.fin_arrived) {
+                (true, _) if self.told => Ok(0),
                 (true, _) => Err(self.broken()),
                 (_, true) => {
                     self.fin_read = true;
@@ -299,7 +308,9 @@ impl Stream for Kernel {
         assert!(!self.finished, "nothing is written behind the FIN");
         self.begin_call();
         if self.reset {
-            return Err(self.broken());
+            let error = self.broken();
+            self.told = error.kind() != ErrorKind::BrokenPipe;
+            return Err(error);
         }
         let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
         let count = bytes.len().min(self.space);
