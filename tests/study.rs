@@ -238,6 +238,21 @@ fn rows_of_another_plan_are_neither_gone_on_with_nor_added_to() {
 }
 
 #[test]
+fn a_full_disk_ends_a_study_and_is_no_row() {
+    let parent = directory();
+    let out = parent.path().join("study");
+    // A device that is always full stands where it is looked whether there is room.
+    fs::create_dir_all(out.join(".run")).expect("it is new");
+    std::os::unix::fs::symlink("/dev/full", out.join(".run/room")).expect("it is new");
+    let failed = output(&mut study(&out, &two()));
+    let told = text(&failed.stderr);
+    assert_eq!(failed.status.code(), Some(1), "{told}");
+    let expected = format!("maitred: cannot write to {}: No space left on device", out.join(".run").display());
+    assert!(told.starts_with(&expected), "{told}");
+    assert_eq!(fs::read_to_string(out.join("rows.jsonl")).expect("it was begun"), "", "no run is lost to it");
+}
+
+#[test]
 fn rows_that_cannot_be_printed_are_a_failure_and_a_reader_that_has_gone_is_none() {
     let parent = directory();
     let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");

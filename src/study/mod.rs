@@ -38,7 +38,7 @@ use self::host::Host;
 use self::plan::Plan;
 use self::progress::Progress;
 use self::row::Status;
-use self::run::{Interrupted, Runner};
+use self::run::{NoRow, Runner};
 use crate::cli::StudyArgs;
 use crate::clock::sleep_for;
 use crate::error::Error;
@@ -51,7 +51,7 @@ pub const PLAN: &str = "plan.toml";
 /// `maitred study`. Whether all of it was made and any of it succeeded.
 ///
 /// # Errors
-/// A plan that is wrong; a directory that cannot be written, or has another study in it.
+/// A plan that is wrong; a directory that cannot be written, or has another study in it. Rows that were made stay.
 pub fn command(args: &StudyArgs) -> Result<bool, Error> {
     let directory = args.out.as_path();
     let plan = Plan::resolve(&with_own_plan(args), &os::processors())?;
@@ -70,7 +70,8 @@ pub fn command(args: &StudyArgs) -> Result<bool, Error> {
         progress.begin(&format!("{} {}", cell.configuration, cell.point));
         let row = match runner.run(run) {
             Ok(row) => row,
-            Err(Interrupted) => break,
+            Err(NoRow::Interrupted) => break,
+            Err(NoRow::NoScratch(error)) => return Err(error),
         };
         progress.end();
         writer.add(&row)?;

@@ -102,7 +102,8 @@ mod tests {
     #[test]
     fn rows_of_another_plan_are_refused_with_their_line() {
         let plan = plan();
-        let table: [(fn(&mut Row), &str); 7] = [
+        type Change = fn(&mut Row);
+        let table: [(Change, &str); 7] = [
             (|row| row.run = 60, "run 60 is none of the plan, which has 6"),
             (|row| row.configuration = "workers=9".to_owned(), "has configuration = \"workers=9\", and in the plan \""),
             (|row| row.point = "load=0.7".to_owned(), "has point = \"load=0.7\", and in the plan \"load=0.5\""),

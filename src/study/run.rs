@@ -10,7 +10,7 @@
 //! Read next: `predict.rs`, what an ideal server would have done; `mod.rs`, which makes all runs.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +23,7 @@ use super::plan::{Cell, Plan};
 use super::predict::predicted;
 use super::row::{Limit, Parameters, Row, SCHEMA, Status};
 use crate::clock::monotonic_ns;
+use crate::error::Error;
 use crate::net::companion::Companion;
 
 /// A server that is not ready by then will not be.
@@ -37,6 +38,8 @@ const LOAD_SPARE: Duration = Duration::from_secs(20);
 const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// Of what a process said, the last so many lines are told of its failure.
 const LINES_TOLD: usize = 4;
+/// What must fit into the scratch folder: more than a load and a server write there.
+const ROOM_BYTES: usize = 256 << 10;
 
 /// Makes runs.
 pub struct Runner<'a> {
@@ -48,7 +51,12 @@ pub struct Runner<'a> {
 }
 
 /// Why there is no row.
-pub struct Interrupted;
+pub enum NoRow {
+    /// Somebody wants the study to end.
+    Interrupted,
+    /// There is no room for scratch files. That is no property of what is compared, and would fail every run to come.
+    NoScratch(Error),
+}
 
 impl<'a> Runner<'a> {
     /// Runs this very program, with scratch files in `directory`; ends early once `stop` is set.
@@ -62,17 +70,21 @@ impl<'a> Runner<'a> {
     /// Makes one run. Everything that can go wrong with it is in its row.
     ///
     /// # Errors
-    /// It was interrupted; there is nothing to tell.
-    pub fn run(&self, run: &Run) -> Result<Row, Interrupted> {
+    /// It was interrupted, and there is nothing to tell; or there was no room for it.
+    pub fn run(&self, run: &Run) -> Result<Row, NoRow> {
         let cell = &self.plan.cells[run.cell];
         let parameters = Parameters { seed: run.seed, ..cell.parameters.clone() };
-        let measured = self.measure(cell, run.seed);
+        self.make_room()?;
+        let measured = self.measure(cell, run.seed).and_then(|measured| answered(&measured.0).map(|()| measured));
+        // While what the run wrote is still there: without it there would be room again.
+        let room = if measured.is_err() { self.make_room() } else { Ok(()) };
         // What is left there is of no use to anybody.
         let _ = fs::remove_dir_all(&self.folder);
         // One that was measured all the same counts: neither side hears of the signal before we do.
         if measured.is_err() && self.stop.load(Ordering::Relaxed) {
-            return Err(Interrupted);
+            return Err(NoRow::Interrupted);
         }
+        room?;
         let (reason, load, server) = match measured {
             Ok((load, server)) => (None, Some(load), Some(server)),
             Err(reason) => (Some(reason), None, None),
@@ -97,9 +109,18 @@ impl<'a> Runner<'a> {
         })
     }
 
+    /// Sees to it that processes can write to the scratch folder.
+    fn make_room(&self) -> Result<(), NoRow> {
+        let path = self.folder.join("room");
+        let made = fs::create_dir_all(&self.folder)
+            .and_then(|()| File::create(&path))
+            .and_then(|mut file| file.write_all(&[0; ROOM_BYTES]).and_then(|()| file.sync_all()));
+        let made = made.and_then(|()| fs::remove_file(&path));
+        made.map_err(|reason| NoRow::NoScratch(Error::Output { target: self.folder.display().to_string(), reason }))
+    }
+
     /// What load and server said, or what went wrong.
     fn measure(&self, cell: &Cell, seed: u64) -> Result<(Value, Value), String> {
-        fs::create_dir_all(&self.folder).map_err(|reason| format!("no room for scratch files: {reason}"))?;
         let mut server = self.start_server(cell)?;
         let address = self.wait_until_ready(&mut server)?;
         let load = self.put_load(cell, seed, &server, &address)?;
@@ -211,6 +232,18 @@ fn passed(since_ns: u64) -> Duration {
     Duration::from_nanos(monotonic_ns() - since_ns)
 }
 
+/// Whether the server had any answer at all; to shed a request is one. Without, there is nothing to measure.
+fn answered(load: &Value) -> Result<(), String> {
+    let count = |name: &str| load[name].as_u64().unwrap_or(0);
+    if count("intended") == 0 || count("requests") + count("shed") > 0 {
+        return Ok(());
+    }
+    let errors = load["errors"].as_object().into_iter().flatten().map(|(name, count)| format!("{name} {count}"));
+    let errors = errors.collect::<Vec<_>>().join(", ");
+    let errors = if errors.is_empty() { "the load counted no error".to_owned() } else { errors };
+    Err(format!("none of {} requests was answered: {errors}", count("intended")))
+}
+
 /// What else than the configuration may have decided the figures.
 fn limits(parameters: &Parameters, load: &Value) -> Vec<Limit> {
     let generator = &load["generator"];
@@ -234,6 +267,20 @@ mod tests {
 
     use super::super::row::tests::row;
     use super::*;
+
+    #[test]
+    fn a_run_without_any_answer_is_a_failure_with_the_errors() {
+        let told = |load: Value| answered(&load).err();
+        let (silent, errors) = (json!({"intended": 9, "requests": 0, "shed": 0, "errors": {}}), json!({"reset": 4}));
+        assert_eq!(told(silent.clone()).as_deref(), Some("none of 9 requests was answered: the load counted no error"));
+        let reset = json!({"intended": 9, "requests": 0, "shed": 0, "errors": errors});
+        assert_eq!(told(reset).as_deref(), Some("none of 9 requests was answered: reset 4"));
+        for (name, value) in [("requests", 1), ("shed", 9), ("intended", 0)] {
+            let mut load = silent.clone();
+            load[name] = json!(value);
+            assert_eq!(told(load), None, "{name}");
+        }
+    }
 
     #[test]
     fn a_row_says_what_else_may_have_decided_it() {

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use super::analysis::{Group, Kept, Recovery, Share, groups, noise, recovery, shares_of_bound};
 use super::estimate::median;
-use super::row::{Row, Status};
+use super::row::{Parameters, Row, Status};
 
 /// The columns behind configuration and point.
 const COLUMNS: &[&str] = &["runs", "offered/s", "achieved/s", "p50", "p99", "ideal p99", "CPU/request", "limited by"];
@@ -78,7 +78,7 @@ fn line(group: &Group<'_>) -> Vec<String> {
         group.configuration.to_owned(),
         group.point.to_owned(),
         runs,
-        rate(group.parameters.rate_per_s),
+        rate(offered_per_s(group.parameters)),
         rate(figure("load.achieved_per_s")),
         time("load.latency_ns.p50"),
         time("load.latency_ns.p99"),
@@ -86,6 +86,14 @@ fn line(group: &Group<'_>) -> Vec<String> {
         time("load.server.cpu_ns_per_request"),
         limits.join(", "),
     ]
+}
+
+/// Requests per second over all of the window, as those that were achieved: with phases, each counts by its length.
+fn offered_per_s(parameters: &Parameters) -> Option<f64> {
+    let phases = &parameters.phases;
+    let length_s: f64 = phases.iter().map(|phase| phase.to_s - phase.from_s).sum();
+    let requests: f64 = phases.iter().map(|phase| phase.rate_per_s * (phase.to_s - phase.from_s)).sum();
+    if length_s > 0.0 { Some(requests / length_s) } else { parameters.rate_per_s }
 }
 
 /// Columns as wide as their widest field: the first two and the last to the left, figures to the right.
@@ -170,6 +178,7 @@ pub(super) fn show_recovery(rows: &[&Row]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::row::Phase;
     use super::super::row::tests::row;
     use super::*;
 
@@ -198,6 +207,17 @@ mod tests {
         );
         assert!(text.ends_with("not all runs were made; --resume goes on\n"), "{text}");
         assert!(!render(&rows, true).contains("resume"));
+    }
+
+    #[test]
+    fn what_is_offered_in_phases_is_their_mean_by_length() {
+        let mut parameters = row().parameters;
+        assert_eq!(offered_per_s(&parameters), Some(500.0));
+        let phase = |from_s, to_s, rate_per_s| Phase { from_s, to_s, load: None, rate_per_s };
+        parameters.phases = vec![phase(0.0, 1.0, 500.0), phase(1.0, 4.0, 1_500.0)];
+        assert_eq!(offered_per_s(&parameters), Some(1_250.0));
+        (parameters.phases, parameters.rate_per_s) = (Vec::new(), None);
+        assert_eq!(offered_per_s(&parameters), None, "in a closed loop nothing is");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::file::Given;
 use super::{CLOSED, Parameters as AllGiven, Plan, names};
 use crate::cli::parse_pair;
-use crate::config::{Config, Unfit, shown};
+use crate::config::{Config, Limits, Unfit, shown};
 use crate::engine::ENGINES;
 use crate::error::Error;
 use crate::load::demand::Demand;
@@ -35,6 +35,9 @@ pub struct Cell {
 
 /// Combinations of one plan: above it a slip of the keyboard is likelier than a wish, since they take days.
 const MOST: usize = 10_000;
+
+/// What a request of `work` has in its message before the payload.
+const REQUEST_BYTES: usize = 20;
 
 /// Where a cell is tried, since nobody listens yet.
 const NOWHERE: &str = "tcp://127.0.0.1:1";
@@ -280,8 +283,27 @@ impl Draft<'_> {
         let pair = parse_pair(serve, &[&target[..], load].concat());
         let (serve, load) =
             pair.map_err(|problem| self.error("engine", Unfit::new(problem, "flags of serve and load")))?;
-        Config::resolve(&serve, ENGINES).map_err(|error| self.located(error))?;
-        LoadPlan::resolve(&load).map_err(|error| self.located(error))
+        let config = Config::resolve(&serve, ENGINES).map_err(|error| self.located(error))?;
+        let asked = LoadPlan::resolve(&load).map_err(|error| self.located(error))?;
+        if self.service() == "work" {
+            self.fits(&asked, &config.settings.limits)?;
+        }
+        Ok(asked)
+    }
+
+    /// What the server would end every session for, though each side takes its own part of it.
+    fn fits(&self, asked: &LoadPlan, limits: &Limits) -> Result<(), Error> {
+        let (frame_bytes, most) = (asked.size_bytes + REQUEST_BYTES, limits.max_frame_bytes);
+        if frame_bytes > most {
+            let problem =
+                format!("{} bytes make a message of {frame_bytes}, and max_frame is {most}", asked.size_bytes);
+            return Err(self.error("size", Unfit::new(problem, "less, or a larger max_frame")));
+        }
+        let Some(demand) = self.demand().filter(|demand| demand.mean_ns() > limits.max_demand.as_nanos() as f64) else {
+            return Ok(());
+        };
+        let problem = format!("{demand} is on average longer than max_demand, {}", show_duration(limits.max_demand));
+        Err(self.error("demand", Unfit::new(problem, "less, or a larger max_demand")))
     }
 
     /// What a side says of a flag of its own, said of the parameter in the plan.

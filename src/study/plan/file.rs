@@ -161,9 +161,11 @@ fn scalar(value: &DeValue<'_>) -> Result<String, Unfit> {
 /// What is wrong with a name that no parameter has.
 pub(super) fn unknown(name: &str) -> Unfit {
     let known: Vec<&str> = names::all().collect();
-    let expected = match nearest(name, &known) {
-        Some(near) => near.to_owned(),
-        None => format!("one of {}", known.join(", ")),
+    let expected = match (name, nearest(name, &known)) {
+        // As flags call it.
+        ("slo", _) => "objective".to_owned(),
+        (_, Some(near)) => near.to_owned(),
+        (_, None) => format!("one of {}", known.join(", ")),
     };
     Unfit::new("unknown key", expected)
 }

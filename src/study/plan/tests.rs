@@ -267,6 +267,17 @@ fn mistakes_in_a_file_are_named_by_line_with_what_was_expected() {
             "[vary]\nrate = \"1..5000:5000\"\nworkers = [1, 2, 3]",
             "plan.toml:2: vary.rate: makes more than 10000 combinations with what else varies; expected fewer",
         ),
+        ("slo = \"p99=9ms\"", "plan.toml:1: slo: unknown key; expected objective"),
+        (
+            "max_frame = \"1KiB\"\nsize = 1005",
+            "plan.toml:2: size: 1005 bytes make a message of 1025, and max_frame is 1024; expected less, or a larger \
+             max_frame",
+        ),
+        (
+            "max_demand = \"1ms\"\n[vary]\ndemand = [\"exp:1ms\", \"exp:2ms\"]",
+            "plan.toml:3: vary.demand: exp:2ms is on average longer than max_demand, 1ms; expected less, or a larger \
+             max_demand",
+        ),
         ("vary = 3", "plan.toml:1: vary: the integer 3 is not a table; expected [vary]"),
         (
             "workers = 2000-01-01",
