@@ -17,7 +17,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use maitred::config::AtOnce::{Many, One};
-use rustix::net::sockopt;
+use rustix::net::{SendFlags, sockopt};
 use rustix::process::Signal;
 
 use client::{Client, DEADLINE, text, wait_until};
@@ -110,6 +110,29 @@ fn a_client_that_nobody_takes_is_reset() {
         expect_reset(Client::connect(daemon.address()));
         assert!(begun.elapsed() >= Duration::from_millis(150), "the silent one had its part of the time");
         assert_eq!(daemon.drain().closed("unreachable"), 1);
+    });
+}
+
+#[test]
+fn a_client_that_resets_while_it_is_being_connected_is_not_kept() {
+    for_each_engine(Many, &[], |engine| {
+        let (listener, _fill) = silent();
+        let silent = listener.local_addr().expect("it is bound");
+        // As long as other tests take at the most: only the reset ends a session before.
+        let daemon = relay(engine.name, &format!("connect_timeout=200s&to=tcp://{silent}"), &[]);
+        let mut waits = Client::connect(daemon.address());
+        waits.send(b"all that I have to say");
+        waits.finish();
+        let mut spoke = Client::connect(daemon.address());
+        spoke.send(b"hello");
+        let leave = [Client::connect(daemon.address()), spoke];
+        wait_until("all have come", || daemon.summary_now()[1] == 3);
+        leave.into_iter().for_each(Client::reset);
+        wait_until("only the one that has sent its FIN is left", || daemon.summary_now()[1] == 1);
+        waits.reset();
+        wait_until("nobody is left", || daemon.summary_now()[1] == 0);
+        let summary = daemon.drain();
+        assert_eq!([summary.closed("reset"), summary.closed("peer_closed")], [2, 1]);
     });
 }
 
@@ -217,6 +240,35 @@ fn a_target_that_ends_early_is_heard_to_its_last_byte() {
         client.expect_end();
         drop(client);
         daemon.drain();
+    });
+}
+
+#[test]
+fn urgent_bytes_are_forwarded_in_their_place() {
+    for_each_engine(One, &[], |engine| {
+        let (listener, address) = target();
+        let daemon = relay(engine.name, &format!("to=tcp://{address}"), &[]);
+        let mut client = Client::connect(daemon.address());
+        let mut target = Client::from_stream(listener.accept().expect("the relay connects").0);
+        let say = |from: &Client, to: &mut Client, bytes: &[u8]| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    (&from.0).write_all(bytes).expect("the daemon reads");
+                    assert_eq!(rustix::net::send(&from.0, b"!", SendFlags::OOB), Ok(1));
+                });
+                to.expect(&[bytes, b"!"].concat());
+            });
+        };
+        // Small pieces and large ones, which go through a pipe where there are pipes.
+        for (round, len) in [1000, 70_000, 1, 200_000, 70_000, 3].into_iter().enumerate() {
+            say(&client, &mut target, &text(len, round));
+            say(&target, &mut client, &text(len, round));
+        }
+        client.finish();
+        target.expect_end();
+        target.finish();
+        client.expect_end();
+        assert_eq!(daemon.drain().closed("finished"), 1);
     });
 }
 

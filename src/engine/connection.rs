@@ -72,9 +72,10 @@ pub(super) enum Ends {
 }
 
 impl Ends {
-    /// Does all that can be done now.
+    /// Does all that can be done now; `socket` is the client's, under its stream.
     pub(super) fn turn(
         &mut self,
+        socket: &Socket,
         client: &mut impl Stream,
         reasons: Reasons,
         means: &mut Means<'_>,
@@ -82,7 +83,7 @@ impl Ends {
     ) -> TurnEnd {
         match self {
             Ends::One(session) => session.turn(client, reasons, means),
-            Ends::Two(paired) => paired.turn(client, reasons, means, common),
+            Ends::Two(paired) => paired.turn(socket, client, reasons, means, common),
         }
     }
 

@@ -4,7 +4,8 @@
 //! It is ONE session: one key, one state word, one owner. The second socket's events come under the session's key with a mark
 //! ([`Key::to_upstream_u64`]) and are reasons like all others, so that neither end needs a lock. Whoever owns the session
 //! connects it: its first turn begins an attempt, which is over when the socket takes output, and a target that refuses or
-//! stays silent makes place for the next one. Until then nothing is read from the client, whose bytes wait in the kernel.
+//! stays silent makes place for the next one. Until then nothing is read from the client, whose bytes wait in the kernel; only
+//! whether it has been reset is looked at.
 //!
 //! A target has what is left of the connect timeout, divided by those that are left. What has been cut off is reset: an end
 //! is a FIN at both sockets only if nothing is owed.
@@ -31,7 +32,7 @@ use crate::session::pair::{End, Pair};
 use crate::session::state::Reasons;
 use crate::session::table::Key;
 use crate::session::upstream::{SKIPPED_FOR, Tried, Upstream};
-use crate::session::{Stream, TurnEnd};
+use crate::session::{Stream, TurnEnd, closed_by};
 
 /// How often a session looks at the time that is being connected, in ticks.
 const CONNECTING_TICKS: u32 = 10;
@@ -81,6 +82,7 @@ impl Paired {
         // Linux hands out every second port first.
         let seed = addresses.map_or(0, |(peer, _)| usize::from(peer.port() >> 1));
         let header = upstream_of(&service).usage.header.map_or(Vec::new(), |header| header(addresses));
+        client.read_urgent_in_line();
         Paired {
             service,
             pair: Pair::new(header),
@@ -93,15 +95,20 @@ impl Paired {
         }
     }
 
-    /// Does all that can be done now.
+    /// Does all that can be done now; `socket` is the client's, under its stream.
     pub(super) fn turn(
         &mut self,
+        socket: &Socket,
         client: &mut impl Stream,
         reasons: Reasons,
         means: &mut Means<'_>,
         common: &Common,
     ) -> TurnEnd {
         if !self.is_connected {
+            // A client that has gone waits for nobody; one that has sent its FIN still wants its answer.
+            if let Err(reason) = socket.take_error().and_then(|()| client.take_error()) {
+                return TurnEnd::Closed(closed_by(&reason));
+            }
             match self.connect(common.clock.now_ns()) {
                 Ok(true) => self.is_connected = true,
                 Ok(false) => {
@@ -159,6 +166,7 @@ impl Paired {
         let target = upstream.choose(&mut self.tried, self.seed, now_ns).expect("some are left");
         match Socket::connecting_to(upstream.address(target)) {
             Ok(socket) => {
+                socket.read_urgent_in_line();
                 self.attempt_over_ns = now_ns + left_ns / left as u64;
                 self.link = Some(Link { socket, target, is_watched: false, service: Arc::clone(service) });
                 Ok(())
@@ -230,10 +238,10 @@ impl Paired {
         }
     }
 
-    /// How long an attempt to connect may still take.
+    /// After what time it is looked at again, while it is being connected.
     pub(super) fn connecting_left(&self, now_ns: u64) -> Option<Duration> {
-        let left_ns = self.attempt_over_ns.saturating_sub(now_ns);
-        (!self.is_connected).then(|| Duration::from_nanos(left_ns).max(TICK))
+        let left = Duration::from_nanos(self.attempt_over_ns.saturating_sub(now_ns));
+        (!self.is_connected).then(|| left.clamp(TICK, TICK * CONNECTING_TICKS))
     }
 
     /// Gives back what it holds; what has been cut off is reset, at both sockets.

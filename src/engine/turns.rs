@@ -240,7 +240,7 @@ impl<'a> Turns<'a> {
         let parallel = self.common.jobs.as_ref().map(|jobs| jobs as &dyn Parallel);
         let mut means = Means { leases, budget_bytes, moment, parallel, tally: &mut tally, calls };
         let common = self.common;
-        let turn = || session.turn(&mut wire.stream(socket), reasons, &mut means, common);
+        let turn = || session.turn(socket, &mut wire.stream(socket), reasons, &mut means, common);
         let end = catch_unwind(AssertUnwindSafe(turn)).unwrap_or_else(|_| {
             error!("a session's service panicked; the session ends");
             TurnEnd::Closed(Closed::Panicked)

@@ -127,6 +127,12 @@ impl Socket {
         let _ = sockopt::set_socket_linger(&self.0, Some(Duration::ZERO));
     }
 
+    /// From now on the peer's urgent bytes are read in their place among the others, rather than left out.
+    pub fn read_urgent_in_line(&self) {
+        // A socket that knows no such option has no urgent bytes.
+        let _ = sockopt::set_socket_oobinline(&self.0, true);
+    }
+
     /// Sends the FIN.
     ///
     /// # Errors

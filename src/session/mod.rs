@@ -55,7 +55,7 @@ use mailbox::Address;
 use state::Reasons;
 
 pub use stream::Stream;
-use stream::closed_by;
+pub(crate) use stream::closed_by;
 
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -41,6 +41,11 @@ pub trait Stream {
         None
     }
 
+    /// What has broken it, if the stream has been told of that before anybody has read or written.
+    fn take_error(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Sends the FIN: nothing more will be written.
     fn finish(&mut self) -> io::Result<()>;
 
@@ -52,7 +57,7 @@ pub trait Stream {
 }
 
 /// Which end an error on the stream is. What is neither a reset nor a file that was cut is a peer that can no longer be reached.
-pub(super) fn closed_by(error: &io::Error) -> Closed {
+pub(crate) fn closed_by(error: &io::Error) -> Closed {
     match error.kind() {
         ErrorKind::ConnectionReset => Closed::Reset,
         ErrorKind::UnexpectedEof => Closed::Failed,

@@ -426,6 +426,13 @@ impl Stream for PortStream<'_> {
         sent
     }
 
+    fn take_error(&mut self) -> io::Result<()> {
+        match &mut self.port.input {
+            Input::Over(how) => mem::replace(how, Ok(())),
+            _ => Ok(()),
+        }
+    }
+
     fn finish(&mut self) -> io::Result<()> {
         assert!(matches!(self.port.output, Output::Nothing), "the FIN goes behind all that is owed");
         self.socket.finish()
