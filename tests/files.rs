@@ -212,6 +212,36 @@ fn who_finds_the_pool_full_waits_and_loses_nothing() {
     });
 }
 
+/// Of more clients than there are threads, each of which would take one for an hour.
+#[test]
+fn files_go_on_while_huge_ones_are_hashed() {
+    const HOLE: u64 = 1 << 40;
+    const LARGE: usize = (33 << 20) + 5;
+    for_each_engine(AtOnce::Many, &[], |engine| {
+        let folder = folder(&[("file", b"12345")]);
+        let hole = |name: &str, size| {
+            let file = File::create(folder.path().join(name)).expect("it can be written");
+            file.set_len(size).expect("the file system has holes");
+        };
+        hole("huge", HOLE);
+        hole("large", LARGE as u64);
+        let flags = ["--file-jobs", "1", "--job-backlog", "1", "--drain-timeout", "100ms"];
+        let daemon = serve(engine, folder.path(), "", &flags);
+        let mut hogs: Vec<Lines> = (0..3).map(|_| Lines::connect(daemon.address())).collect();
+        hogs.iter_mut().for_each(|hog| hog.say("HASH huge\n"));
+        let mut client = Lines::connect(daemon.address());
+        assert!(client.ask("STAT file").starts_with("OK 5 "));
+        assert_eq!(client.ask("HASH large"), format!("OK {} {LARGE}", hash(&vec![0; LARGE])));
+        client.say("GET file\n");
+        assert!(client.hear_file() == b"12345");
+        drop((client, hogs));
+        let summary = daemon.drain();
+        assert_eq!(summary.accepted(), 4);
+        // Each command is one, in however many pieces.
+        assert!(summary.turns("calls") <= 6, "{summary:?}");
+    });
+}
+
 #[test]
 fn echo_goes_on_while_thousands_of_files_are_asked_for() {
     const STATS: usize = 4_000;

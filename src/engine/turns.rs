@@ -27,6 +27,7 @@ use crate::session::TurnEnd;
 use crate::session::buffer::{Budget, Leases};
 use crate::session::handler::{Call, Closed, Lane, Means, Moment, Parallel, Tally};
 use crate::session::mailbox::Address;
+use crate::session::part::Brought;
 use crate::session::state::Reasons;
 use crate::session::table::Ticks;
 
@@ -52,6 +53,23 @@ pub(super) struct Turns<'a> {
 pub(super) struct Placed {
     call: Box<dyn Call>,
     address: Address,
+    /// What it takes up of the session's memory, also when another goes on for it.
+    bytes: usize,
+}
+
+impl Placed {
+    fn new(call: Box<dyn Call>, address: Address) -> Placed {
+        let bytes = call.bytes();
+        Placed { call, address, bytes }
+    }
+}
+
+/// What became of a call.
+enum Ran {
+    /// This one does the rest of it.
+    GoesOn(Box<dyn Call>),
+    /// What it brought is in the mailbox; whether its session is to be told.
+    Over { must_tell: bool },
 }
 
 /// What one turn came to.
@@ -116,7 +134,7 @@ impl<'a> Turns<'a> {
         let end = self.turn(connection, wire, ticks, reasons, tick, moment);
         if !self.calls.is_empty() {
             let address = connection.session.address().expect("who makes calls has a mailbox");
-            self.placed.extend(self.calls.drain(..).map(|call| Placed { call, address: Address::clone(address) }));
+            self.placed.extend(self.calls.drain(..).map(|call| Placed::new(call, Address::clone(address))));
         }
         if self.common.settings.stages {
             self.stages.record(ready_ns, taken_ns, self.common.clock.now_ns());
@@ -137,29 +155,30 @@ impl<'a> Turns<'a> {
 
     /// Runs a call, or gives it to the pool that it is for, whose threads see to the rest. The key of its session, if whoever
     /// runs turns must see to it that it has one.
-    pub(super) fn call(&mut self, Placed { call, address }: Placed, ready_ns: Option<u64>) -> Option<u64> {
+    pub(super) fn call(&mut self, placed: Placed, ready_ns: Option<u64>) -> Option<u64> {
         // Written at the start, as for a turn.
         self.counters.calls.add(1);
         // Nobody who waits for the engine's end, or for this thread's next turn, is to wait for a long call first.
         let common = self.common;
+        let address = Address::clone(&placed.address);
         let is_wanted = || common.orders().stage(common.clock.now_ns()) < Stage::Over && !address.is_over();
         if !is_wanted() {
             return None;
         }
-        match (call.lane(), &common.jobs, common.files()) {
+        match (placed.call.lane(), &common.jobs, common.files()) {
             (Lane::Cpu, Some(jobs), _) => {
-                self.submit(jobs, Placed { call, address }, ready_ns);
+                self.submit(jobs, placed, ready_ns);
                 None
             }
             (Lane::Files, _, Some(files)) => {
-                let waits = files.submit(job(common.clock, Placed { call, address }, ready_ns));
+                let waits = files.submit(job(common.clock, placed, ready_ns));
                 self.counters.jobs_waited.add(u64::from(waits));
                 None
             }
             _ => {
                 let taken_ns = common.stage_ns();
                 let moment = Moment::new(common.clock, self.worker, ready_ns, taken_ns);
-                let must_tell = run_call(call, &address, &moment, &is_wanted);
+                let must_tell = run_whole(placed, &moment, &is_wanted);
                 if common.settings.stages {
                     self.stages.record(ready_ns, taken_ns, common.clock.now_ns());
                 }
@@ -169,7 +188,8 @@ impl<'a> Turns<'a> {
     }
 
     fn submit(&self, jobs: &Jobs, placed: Placed, ready_ns: Option<u64>) {
-        if let Err(job) = jobs.submit(job(self.common.clock, placed, ready_ns)) {
+        let mut job = job(self.common.clock, placed, ready_ns);
+        if let Err(job) = jobs.submit(move || while job() {}) {
             // As many wait as may: it is run here, and what would bring more waits meanwhile.
             self.counters.jobs_refused.add(1);
             job();
@@ -294,28 +314,51 @@ impl<'a> Turns<'a> {
     }
 }
 
-/// Runs a call on a thread of a pool, unless its session has ended by then, and tells the engine what it must be told.
-fn job(clock: Clock, Placed { call, address }: Placed, ready_ns: Option<u64>) -> impl FnOnce() + Send + 'static {
+/// Runs a call on a thread of a pool, piece by piece and only while its session is there, and tells the engine what it must be
+/// told. True if there is more of it.
+fn job(clock: Clock, placed: Placed, ready_ns: Option<u64>) -> impl FnMut() -> bool + Send + 'static {
+    let mut left = Some(placed);
     move || {
-        let is_wanted = || !address.is_over();
-        if !is_wanted() {
-            return;
-        }
+        let Some(Placed { call, address, bytes }) = left.take().filter(|placed| !placed.address.is_over()) else {
+            return false;
+        };
         let moment = Moment::new(clock, None, ready_ns, clock.now_ns());
-        if run_call(call, &address, &moment, &is_wanted) {
-            address.tell();
+        match run_call(call, &address, bytes, &moment, &|| !address.is_over()) {
+            Ran::GoesOn(call) => left = Some(Placed { call, address, bytes }),
+            Ran::Over { must_tell } if must_tell => address.tell(),
+            Ran::Over { .. } => {}
         }
+        left.is_some()
     }
 }
 
-/// Runs a call and leaves what it brings. True if its session is to be told.
-fn run_call(call: Box<dyn Call>, address: &Address, moment: &Moment, is_wanted: &dyn Fn() -> bool) -> bool {
-    let call_bytes = call.bytes();
-    match catch_unwind(AssertUnwindSafe(|| call.run(moment, is_wanted))) {
-        Ok(brought) => address.reply(brought, call_bytes),
+/// Runs a call with all that goes on for it, as long as it is wanted. True if its session is to be told.
+fn run_whole(placed: Placed, moment: &Moment, is_wanted: &dyn Fn() -> bool) -> bool {
+    let Placed { mut call, address, bytes } = placed;
+    while is_wanted() {
+        match run_call(call, &address, bytes, moment, is_wanted) {
+            Ran::GoesOn(next) => call = next,
+            Ran::Over { must_tell } => return must_tell,
+        }
+    }
+    false
+}
+
+/// Runs a call that takes up so many bytes, and leaves what it brings.
+fn run_call(
+    call: Box<dyn Call>,
+    address: &Address,
+    bytes: usize,
+    moment: &Moment,
+    is_wanted: &dyn Fn() -> bool,
+) -> Ran {
+    let brought = catch_unwind(AssertUnwindSafe(|| call.run(moment, is_wanted)));
+    match brought.map(Brought::poll_going_on) {
+        Ok(Ok(brought)) => Ran::Over { must_tell: address.reply(brought, bytes) },
+        Ok(Err(call)) => Ran::GoesOn(call),
         Err(_) => {
             error!("a call of a session's service panicked; the session ends");
-            address.fail(Closed::Panicked)
+            Ran::Over { must_tell: address.fail(Closed::Panicked) }
         }
     }
 }

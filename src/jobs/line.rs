@@ -2,7 +2,8 @@
 //!
 //! A job is never given back: with as many as there may be, the next one stands in line, and begins as soon as one has ended.
 //! Who brings jobs brings one at a time, so that the line is no longer than there are clients. Jobs begin in the order in which
-//! they came.
+//! they came. One that is long does a piece of its work at a time, and between them goes behind all who have come meanwhile:
+//! so a few long jobs keep nobody from a thread.
 //!
 //! The threads are `rayon`'s, and sleep here and not there. Its own idle threads look for work and give up their processor
 //! dozens of times before they sleep, which pays where work comes thick; for jobs that come one by one, each of some ten
@@ -22,7 +23,8 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::session::handler::Sweep;
 
-type Job = Box<dyn FnOnce() + Send>;
+/// Does a piece of the work; true if there is more of it.
+type Job = Box<dyn FnMut() -> bool + Send>;
 
 /// The threads, and those who wait for one. Dropped, it ends what it has begun, and the threads.
 pub struct Line {
@@ -89,9 +91,14 @@ impl Shared {
     }
 
     fn run(&self) {
-        while let Some(job) = self.take() {
-            job();
-            self.now().running -= 1;
+        while let Some(mut job) = self.take() {
+            let goes_on = job();
+            let mut now = self.now();
+            now.running -= 1;
+            if goes_on {
+                // Nobody need be woken: this thread takes the next one.
+                now.jobs.push_back(job);
+            }
         }
     }
 }
@@ -110,8 +117,9 @@ impl Line {
         Ok(Line { shared, ends: Mutex::default(), _pool: pool })
     }
 
-    /// Takes a job, to be run when all that came before it have begun. True if it stands in line.
-    pub fn submit(&self, job: impl FnOnce() + Send + 'static) -> bool {
+    /// Takes a job, to be run when all that came before it have begun; and again, behind those that have come by then, as often
+    /// as it returns true. True if it stands in line.
+    pub fn submit(&self, job: impl FnMut() -> bool + Send + 'static) -> bool {
         self.shared.put(Box::new(job))
     }
 
@@ -148,6 +156,7 @@ fn do_slice(shared: &Shared, sweep: &Arc<dyn Sweep>) -> bool {
     let sweep = Arc::clone(sweep);
     shared.put(Box::new(move || {
         said.send(sweep.slice()).expect("it is waited for");
+        false
     }));
     says.recv() == Ok(true)
 }
@@ -167,12 +176,12 @@ mod tests {
     fn who_stands_in_line_has_its_turn_and_in_order() {
         let line = line(1, 2);
         let (release, wait) = channel::<()>();
-        assert!(!line.submit(move || wait.recv().expect("the test goes on")));
+        assert!(!line.submit(move || wait.recv().is_err()));
         let (done, dones) = channel();
         let stand: Vec<bool> = (0..50)
             .map(|number| {
                 let done = done.clone();
-                line.submit(move || done.send(number).expect("the test waits"))
+                line.submit(move || done.send(number).is_err())
             })
             .collect();
         assert_eq!(stand.iter().filter(|stands| !**stands).count(), 2, "as many as the backlog");
@@ -181,7 +190,31 @@ mod tests {
         while line.shared.now().running > 0 {
             std::thread::yield_now();
         }
-        assert!(!line.submit(|| {}), "there is room again");
+        assert!(!line.submit(|| false), "there is room again");
+    }
+
+    #[test]
+    fn a_job_that_goes_on_does_so_behind_those_that_have_come_meanwhile() {
+        let line = line(1, 0);
+        let (release, wait) = channel::<()>();
+        let (done, dones) = channel();
+        let said = done.clone();
+        let mut pieces = 0..3;
+        line.submit(move || {
+            let piece = pieces.next().expect("it is over after the last");
+            if piece == 0 {
+                wait.recv().expect("the test goes on");
+            }
+            said.send(("long", piece)).expect("the test waits");
+            piece < 2
+        });
+        for number in 0..2 {
+            let done = done.clone();
+            line.submit(move || done.send(("short", number)).is_err());
+        }
+        release.send(()).expect("it waits");
+        let order = [("long", 0), ("short", 0), ("short", 1), ("long", 1), ("long", 2)];
+        assert_eq!([(); 5].map(|()| dones.recv().expect("it runs")), order);
     }
 
     #[test]
@@ -192,6 +225,7 @@ mod tests {
             let barrier = Arc::clone(&barrier);
             assert!(!line.submit(move || {
                 barrier.wait();
+                false
             }));
         }
         // The fourth of them.
@@ -204,7 +238,7 @@ mod tests {
         let line = line(2, 1);
         for number in 0..20 {
             let done = done.clone();
-            line.submit(move || done.send(number).expect("the test waits"));
+            line.submit(move || done.send(number).is_err());
         }
         drop((line, done));
         assert_eq!(dones.iter().sum::<u32>(), 190);

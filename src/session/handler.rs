@@ -375,7 +375,8 @@ pub trait Call: Send {
     }
 
     /// Does the work. One that takes long asks now and then whether it `is_wanted`: if not, the session is over or about to
-    /// be, somebody waits for this thread, and nobody hears what is returned.
+    /// be, somebody waits for this thread, and nobody hears what is returned. One for files that takes longer than others should
+    /// wait for a thread goes on as [another](Brought::going_on) now and then.
     fn run(self: Box<Self>, moment: &Moment, is_wanted: &dyn Fn() -> bool) -> Brought;
 }
 

@@ -208,6 +208,10 @@ impl Mailbox {
         if let Some(closed) = brought.closed() {
             return self.fail(closed);
         }
+        assert!(
+            brought.then.is_none() || !brought.is_empty(),
+            "next-while-this-is-sent: a call that goes on has no reply yet"
+        );
         let Brought { message, part, then, .. } = brought;
         self.put(&mut self.lock(), Letter { message, part, then, of_call: Some(call_bytes) })
     }

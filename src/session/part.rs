@@ -1,5 +1,5 @@
 //! [`Part`]: bytes of a file that a session sends without holding them; and [`Brought`], what a call brings, which may be
-//! such a part and the call that goes on where it ends.
+//! such a part and the call that goes on where it ends, or nothing yet.
 //!
 //! A part is like a message that lies in a file. Whoever made it has brought its bytes into memory, so that whoever sends it
 //! waits for no disk; only the stream reads it ([`Stream::send_file`](super::Stream::send_file)).
@@ -50,6 +50,20 @@ impl Brought {
     /// Nothing, since what was promised cannot be given any more: the session ends as [`Closed::Failed`].
     pub fn failure() -> Brought {
         Brought { is_failure: true, ..Brought::from(Message::default()) }
+    }
+
+    /// Nothing yet: this call goes on with the work, for which others may have come meanwhile. It is the same one in flight, and
+    /// run only while it is wanted.
+    pub fn going_on(call: Box<dyn Call>) -> Brought {
+        Brought { then: Some(call), ..Brought::from(Message::default()) }
+    }
+
+    /// The call that goes on before there is anything to send; otherwise what was brought.
+    pub(crate) fn poll_going_on(self) -> Result<Brought, Box<dyn Call>> {
+        match self {
+            Brought { then: Some(call), message, part: None, .. } if message.is_empty() => Err(call),
+            brought => Ok(brought),
+        }
     }
 
     /// This part of a file behind what there is.

@@ -22,6 +22,9 @@ use crate::session::handler::{Call, Lane, Moment};
 use crate::session::mailbox::Message;
 use crate::session::part::{Brought, Part};
 
+/// Bytes that are hashed before others who wait for a thread have theirs: some ten milliseconds.
+const HASHED_AT_ONCE: u64 = 16 << 20;
+
 /// Bytes that are hashed before somebody looks whether they are still wanted: a millisecond, or less.
 const HASHED_BYTES: usize = 256 << 10;
 
@@ -37,6 +40,7 @@ pub(super) struct Lines {
 /// Everything that takes longer, or says more, than a line.
 pub(super) enum Long {
     Hash(Vec<u8>),
+    Hashing(Box<Hashing>),
     Get(Vec<u8>),
     List { after: Option<Name> },
     Changed { findings: Option<Arc<Findings>>, told: usize },
@@ -59,6 +63,15 @@ impl Long {
 pub(super) struct Asked {
     pub(super) terms: Arc<Terms>,
     pub(super) long: Long,
+}
+
+/// A file of which a part is hashed.
+pub(super) struct Hashing {
+    file: File,
+    /// When it was opened.
+    size: u64,
+    digest: Digest,
+    hashed: u64,
 }
 
 /// The rest of a file.
@@ -121,7 +134,11 @@ impl Call for Asked {
     fn run(self: Box<Self>, _moment: &Moment, is_wanted: &dyn Fn() -> bool) -> Brought {
         let Asked { terms, long } = *self;
         match long {
-            Long::Hash(path) => Message::from(terms.hash(&path, is_wanted).into_bytes()).into(),
+            Long::Hash(path) => match terms.root().file(&path) {
+                Ok((file, stat)) => hash(terms, Hashing::new(file, stat.size), is_wanted),
+                Err(refused) => Message::from(says(&refused).into_bytes()).into(),
+            },
+            Long::Hashing(hashing) => hash(terms, hashing, is_wanted),
             Long::Get(path) => get(terms, &path),
             Long::List { .. } | Long::Changed { .. } if !terms.list.is_here() => {
                 Message::from(says_no_list().into_bytes()).into()
@@ -132,29 +149,43 @@ impl Call for Asked {
     }
 }
 
-impl Terms {
-    fn hash(&self, path: &[u8], is_wanted: &dyn Fn() -> bool) -> String {
-        let (file, stat) = match self.root().file(path) {
-            Ok(found) => found,
-            Err(refused) => return says(&refused),
-        };
+/// Hashes more of a file, and says the digest at its end.
+fn hash(terms: Arc<Terms>, mut hashing: Box<Hashing>, is_wanted: &dyn Fn() -> bool) -> Brought {
+    match hashing.go_on(is_wanted) {
+        Ok(true) => Brought::going_on(Box::new(Asked { terms, long: Long::Hashing(hashing) })),
+        Ok(false) => Message::from(hashing.finish().into_bytes()).into(),
+        Err(error) => Message::from(says(&error.into()).into_bytes()).into(),
+    }
+}
+
+impl Hashing {
+    fn new(file: File, size: u64) -> Box<Hashing> {
         will_read_all(&file);
-        let (mut digest, mut bytes) = (Digest::new(), vec![0; HASHED_BYTES.min(stat.size as usize + 1)]);
-        let mut hashed = 0;
+        Box::new(Hashing { file, size, digest: Digest::new(), hashed: 0 })
+    }
+
+    /// As much as others who wait for a thread are to wait for; true if there is more.
+    fn go_on(&mut self, is_wanted: &dyn Fn() -> bool) -> io::Result<bool> {
         // A file that grows meanwhile may grow without end: what it was is hashed.
-        while hashed < stat.size && is_wanted() {
-            let left = bytes.len().min((stat.size - hashed) as usize);
-            match file.read_at(&mut bytes[..left], hashed) {
-                Ok(0) => break,
+        let end = self.size.min(self.hashed + HASHED_AT_ONCE);
+        let mut bytes = vec![0; HASHED_BYTES.min((end - self.hashed) as usize)];
+        while self.hashed < end && is_wanted() {
+            let left = bytes.len().min((end - self.hashed) as usize);
+            match self.file.read_at(&mut bytes[..left], self.hashed) {
+                Ok(0) => return Ok(false),
                 Ok(count) => {
-                    digest.update(&bytes[..count]);
-                    hashed += count as u64;
+                    self.digest.update(&bytes[..count]);
+                    self.hashed += count as u64;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return says(&error.into()),
+                Err(error) => return Err(error),
             }
         }
-        format!("OK {} {hashed}\n", hex(&digest.finish()))
+        Ok(self.hashed < self.size)
+    }
+
+    fn finish(self) -> String {
+        format!("OK {} {}\n", hex(&self.digest.finish()), self.hashed)
     }
 }
 
