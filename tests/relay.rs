@@ -38,7 +38,12 @@ fn relay(engine: &str, query: &str, flags: &[&str]) -> Daemon {
 
 /// An address at which nobody listens.
 fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port")
+    let socket =
+        rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).expect("a socket");
+    rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+    // Held and never listened on: given back, the port could be another test's.
+    let held = std::mem::ManuallyDrop::new(TcpListener::from(socket));
+    held.local_addr().expect("it is bound")
 }
 
 /// A listener whose backlog is full, so that whoever comes is not answered; with those who fill it.
