@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use rustix::process::Signal;
+use tempfile::TempDir;
 
 use maitred::config::AtOnce::{self, Many, One};
 use maitred::config::{EngineInfo, Scheme};
@@ -48,7 +49,7 @@ fn engines_are_left_out_of_tests_that_there_are() {
 struct Filed {
     daemon: Daemon,
     path: PathBuf,
-    _folder: tempfile::TempDir,
+    _folder: TempDir,
 }
 
 impl Filed {
@@ -267,6 +268,67 @@ fn a_listener_may_come_whose_sessions_need_what_none_before_did() {
         filed.reload("workers = 2", &[ECHO, chat, work]);
         old.echo(&text(100_000, 1));
         assert_eq!(filed.daemon.drain().closed("drained"), 5);
+    });
+}
+
+#[test]
+fn what_clients_share_is_kept_when_their_listener_changes() {
+    for_each_engine(Many, &[], |engine| {
+        if engine.forks || engine.relistens.is_err() {
+            return;
+        }
+        let [folder, other] = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+        let files = |folder: &TempDir, sweep| {
+            let root = folder.path().display();
+            format!(
+                "service = \"files\"\nscheme = \"tcp\"\naddress = \"127.0.0.1:0\"\nroot = \"{root}\"\nsweep = \"{sweep}\""
+            )
+        };
+        let chat = "service = \"chat\"\nscheme = \"tcp\"\naddress = \"127.0.0.1:0\"\nframing = \"line\"\n";
+        let filed = Filed::start(engine, "", &[&files(&folder, "24h"), chat]);
+        let [list, room] = filed.daemon.process.addresses()[..] else { panic!("two listeners") };
+        let ask = |client: &mut Client, line: &str, answer: &str| {
+            client.send(line.as_bytes());
+            client.expect(answer.as_bytes());
+        };
+        let mut old = Client::connect(list);
+        ask(&mut old, "ADD a\n", "OK 1\n");
+        let mut talker = Client::connect(room);
+        wait_until("it is in the room", || filed.daemon.summary_now()[1] == 2);
+
+        let evicts_none = format!("{chat}slow = \"drop\"");
+        let said = filed.reload("", &[&files(&folder, "10ms"), &evicts_none]);
+        assert!(said.contains("sweep=10ms (before: ") && said.contains("slow=drop (before: "), "{said}");
+        let mut new = Client::connect(list);
+        ask(&mut new, "ADD b\nLIST\n", "OK 2\nOK\na\nb\n\n");
+        ask(&mut old, "LIST\n", "OK\na\nb\n\n");
+        wait_until("it is swept in the new rhythm", || {
+            old.send(b"CHANGED\n");
+            let mut told = Vec::new();
+            while !told.ends_with(b"\n\n") {
+                let mut byte = [0];
+                old.read_exact(&mut byte).expect("the daemon answers");
+                told.extend(byte);
+            }
+            told != b"OK 0\n\n"
+        });
+        let mut listener = Client::connect(room);
+        wait_until("it is in the room, too", || filed.daemon.summary_now()[1] == 4);
+        ask(&mut listener, "hello\n", "");
+        talker.expect(b"hello\n");
+        talker.send(b"welcome\n");
+        listener.expect(b"welcome\n");
+
+        filed.reload("", &[&files(&other, "10ms"), &evicts_none]);
+        wait_until("another folder has a list of its own", || {
+            let mut client = Client::connect(list);
+            client.send(b"LIST\nQUIT\n");
+            let mut told = Vec::new();
+            client.read_to_end(&mut told).expect("it ends in order");
+            told == b"OK\n\n"
+        });
+        ask(&mut new, "DEL a\n", "OK 1\n");
+        filed.daemon.drain();
     });
 }
 

@@ -86,7 +86,11 @@ impl Daemon {
             let at = format!("{}://{}", one.asked.scheme.name(), one.address);
             match fate {
                 Fate::Stays => left.push(one.clone()),
-                Fate::Offers(asked) => {
+                Fate::Offers(mut asked) => {
+                    // What its clients share there is not to be lost.
+                    if let Some(service) = asked.service.succeed(&one.asked.service) {
+                        asked.service = service;
+                    }
                     let (service, idle_exempt) = (Arc::clone(&asked.service), asked.idle_exempt);
                     changes.push(Change::Offer { address: one.on_network(), service, idle_exempt });
                     said.changes.push(format!("{at} offers {} (before: {})", offer(&asked), offer(&one.asked)));

@@ -15,8 +15,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::ptr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread::Builder;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -29,9 +30,16 @@ type Job = Box<dyn FnMut() -> bool + Send>;
 /// The threads, and those who wait for one. Dropped, it ends what it has begun, and the threads.
 pub struct Line {
     shared: Arc<Shared>,
-    /// Dropped to end the threads that keep the time for sweeps.
-    ends: Mutex<Vec<Sender<()>>>,
+    /// What is swept.
+    sweeps: Mutex<Vec<Swept>>,
     _pool: ThreadPool,
+}
+
+/// Something that is swept, and the thread that keeps the time for it: told to look how often that is to be, and ended when
+/// this is dropped.
+struct Swept {
+    sweep: Weak<dyn Sweep>,
+    keeper: Sender<()>,
 }
 
 /// What the threads share with whoever brings jobs.
@@ -114,7 +122,7 @@ impl Line {
         let pool = pool.start_handler(move |_| begin()).build().map_err(io::Error::other)?;
         let theirs = Arc::clone(&shared);
         pool.spawn_broadcast(move |_| theirs.run());
-        Ok(Line { shared, ends: Mutex::default(), _pool: pool })
+        Ok(Line { shared, sweeps: Mutex::default(), _pool: pool })
     }
 
     /// Takes a job, to be run when all that came before it have begun; and again, behind those that have come by then, as often
@@ -123,22 +131,23 @@ impl Line {
         self.shared.put(Box::new(job))
     }
 
-    /// Has the sweep done every so often, one slice at a time, as long as there are these threads and whoever is swept.
+    /// Has the sweep done every so often, one slice at a time, as long as there are these threads and whoever is swept. Of one
+    /// for which that is so already, how often is asked anew, from now on.
     ///
     /// # Errors
     /// When the thread that keeps the time cannot be had.
     pub fn keep_sweeping(&self, sweep: &Arc<dyn Sweep>) -> io::Result<()> {
-        let (end, ends) = channel::<()>();
-        let (shared, every, sweep) = (Arc::clone(&self.shared), sweep.every(), Arc::downgrade(sweep));
-        let body = move || {
-            while ends.recv_timeout(every) == Err(RecvTimeoutError::Timeout)
-                && let Some(sweep) = sweep.upgrade()
-            {
-                while do_slice(&shared, &sweep) {}
-            }
-        };
-        Builder::new().name("sweep".to_owned()).spawn(body)?;
-        self.ends.lock().expect("no thread panics while it holds this lock").push(end);
+        let mut sweeps = self.sweeps.lock().expect("no thread panics while it holds this lock");
+        sweeps.retain(|swept| swept.sweep.strong_count() > 0);
+        if let Some(swept) = sweeps.iter().find(|swept| ptr::addr_eq(swept.sweep.as_ptr(), Arc::as_ptr(sweep))) {
+            swept.keeper.send(()).expect("it keeps the time as long as there is what is swept");
+            return Ok(());
+        }
+        let (keeper, told) = channel();
+        let (shared, sweep) = (Arc::clone(&self.shared), Arc::downgrade(sweep));
+        let swept = Swept { sweep: Weak::clone(&sweep), keeper };
+        Builder::new().name("sweep".to_owned()).spawn(move || keep_time(&shared, &sweep, &told))?;
+        sweeps.push(swept);
         Ok(())
     }
 }
@@ -147,6 +156,21 @@ impl Drop for Line {
     fn drop(&mut self) {
         self.shared.now().is_over = true;
         self.shared.comes.notify_all();
+    }
+}
+
+/// Sweeps whenever it is time, until what is swept has gone, or the line.
+fn keep_time(shared: &Shared, sweep: &Weak<dyn Sweep>, told: &Receiver<()>) {
+    while let Some(every) = sweep.upgrade().map(|sweep| sweep.every()) {
+        match told.recv_timeout(every) {
+            // It is to be another time.
+            Ok(()) => {}
+            Err(RecvTimeoutError::Timeout) => {
+                let Some(sweep) = sweep.upgrade() else { return };
+                while do_slice(shared, &sweep) {}
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
     }
 }
 
@@ -163,7 +187,7 @@ fn do_slice(shared: &Shared, sweep: &Arc<dyn Sweep>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::time::Duration;
 
     use super::*;
@@ -242,6 +266,38 @@ mod tests {
         }
         drop((line, done));
         assert_eq!(dones.iter().sum::<u32>(), 190);
+    }
+
+    /// Swept for the first time in a day, until it is told otherwise.
+    struct Seldom(Mutex<Sender<()>>, AtomicBool);
+
+    impl Sweep for Seldom {
+        fn every(&self) -> Duration {
+            if self.1.load(Ordering::Relaxed) { Duration::from_millis(1) } else { Duration::from_hours(24) }
+        }
+
+        fn slice(&self) -> bool {
+            let _ = self.0.lock().expect("nobody panics").send(());
+            false
+        }
+    }
+
+    #[test]
+    fn one_that_is_to_be_swept_more_often_is_so_at_once_and_by_nobody_else() {
+        let (said, says) = channel();
+        let line = line(1, 0);
+        let seldom = Arc::new(Seldom(Mutex::new(said), AtomicBool::new(false)));
+        let sweep = Arc::clone(&seldom) as Arc<dyn Sweep>;
+        line.keep_sweeping(&sweep).expect("there is a thread");
+        seldom.1.store(true, Ordering::Relaxed);
+        line.keep_sweeping(&sweep).expect("it has one already");
+        assert_eq!([(); 3].map(|()| says.recv()), [Ok(()); 3], "it goes on");
+        assert_eq!(line.sweeps.lock().expect("nobody panics").len(), 1);
+        drop((seldom, sweep));
+        while says.recv().is_ok() {}
+        let other: Arc<dyn Sweep> = Arc::new(Thrice(Mutex::new(channel().0), AtomicUsize::new(0)));
+        line.keep_sweeping(&other).expect("there is a thread");
+        assert_eq!(line.sweeps.lock().expect("nobody panics").len(), 1, "the other has gone");
     }
 
     struct Thrice(Mutex<Sender<usize>>, AtomicUsize);

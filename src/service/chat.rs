@@ -8,6 +8,7 @@
 //! A room is a listener's own, or shared by all listeners of the process that name it. Read next: `session/mailbox.rs`; the
 //! chapter is `design/broadcast.md`.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, Weak};
 
@@ -65,6 +66,7 @@ fn build(parameters: &[(String, String)], bounds: &Bounds) -> Result<Arc<dyn Ser
         }
     }
     let limits = Limits { edge, ..Limits::of(mailbox_bytes) };
+    let is_named = name.is_some();
     let room = match name {
         None => Arc::new(Room::new(framing)),
         Some(name) => Room::named(&name, framing).ok_or_else(|| BadParameter {
@@ -72,7 +74,7 @@ fn build(parameters: &[(String, String)], bounds: &Bounds) -> Result<Arc<dyn Ser
             expected: "the name of a room that is not framed otherwise already".to_owned(),
         })?,
     };
-    Ok(Arc::new(Chat { room, framing, slow, mailing: Mailing { limits, calls: 1, sending } }))
+    Ok(Arc::new(Chat { room, is_named, framing, slow, mailing: Mailing { limits, calls: 1, sending } }))
 }
 
 /// What becomes of a client that takes too little.
@@ -85,6 +87,8 @@ enum Slow {
 
 struct Chat {
     room: Arc<Room>,
+    /// By which others find it; if not, it is the listener's own.
+    is_named: bool,
     framing: Framing,
     slow: Slow,
     mailing: Mailing,
@@ -104,6 +108,13 @@ impl Service for Chat {
         self.room.members.enter(&address);
         let (room, slow) = (Arc::clone(&self.room), self.slow);
         Box::new(Member { room, address, slow, framing: self.framing, framer: Framer::new(self.framing) })
+    }
+
+    /// Goes on with the listener's own room, unless its members frame otherwise.
+    fn succeed(&self, old: &Arc<dyn Service>) -> Option<Arc<dyn Service>> {
+        let old = (&**old as &dyn Any).downcast_ref::<Chat>()?;
+        let are_alike = !self.is_named && !old.is_named && self.framing == old.framing;
+        are_alike.then(|| Arc::new(Chat { room: Arc::clone(&old.room), ..*self }) as Arc<dyn Service>)
     }
 
     fn pace(&self) -> Pace {

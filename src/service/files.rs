@@ -13,6 +13,7 @@ mod answer;
 mod command;
 mod list;
 
+use std::any::Any;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -90,7 +91,8 @@ fn build(parameters: &[(String, String)], _bounds: &Bounds) -> Result<Arc<dyn Se
         Sending::Copy => COPY_BYTES,
     });
     let list = Arc::new(List::new(sweep));
-    Ok(Arc::new(Files { terms: Arc::new(Terms { path, root: OnceLock::new(), list, sending, piece_bytes }) }))
+    let terms = Terms { path, root: OnceLock::new(), list, sending, piece_bytes };
+    Ok(Arc::new(Files { terms: Arc::new(terms), sweep }))
 }
 
 /// How bytes of a file come to a client.
@@ -104,6 +106,7 @@ enum Sending {
 
 struct Files {
     terms: Arc<Terms>,
+    sweep: Duration,
 }
 
 /// What all clients of a listener share.
@@ -134,6 +137,20 @@ impl Service for Files {
         let root = self.terms.root.get_or_init(|| Arc::new(root));
         self.terms.list.begin(root);
         Ok(())
+    }
+
+    /// Goes on with the list of the same folder.
+    fn succeed(&self, old: &Arc<dyn Service>) -> Option<Arc<dyn Service>> {
+        let old = (&**old as &dyn Any).downcast_ref::<Files>()?;
+        let Terms { path, root, sending, piece_bytes, .. } = &*self.terms;
+        if *path != old.terms.path {
+            return None;
+        }
+        let list = Arc::clone(&old.terms.list);
+        list.go_on(root.get().expect("it was prepared"), self.sweep);
+        let terms =
+            Terms { path: path.clone(), root: root.clone(), list, sending: *sending, piece_bytes: *piece_bytes };
+        Some(Arc::new(Files { terms: Arc::new(terms), sweep: self.sweep }))
     }
 
     fn mailbox(&self) -> Option<Mailing> {

@@ -12,6 +12,7 @@
 //! Why the split runs here and how calls, posts, jobs, timers and paired sockets fit in: `design/trait-split.md`.
 //! Read next: [`Session`](super::Session), which drives a handler; `service/echo.rs`, the smallest one.
 
+use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use super::upstream::{DatagramUsage, Upstream};
 use crate::clock::Clock;
 
 /// A protocol, one value per listener, shared by every thread of the engine.
-pub trait Service: Send + Sync {
+pub trait Service: Any + Send + Sync {
     /// The name that the user types and the log shows.
     fn name(&self) -> &'static str;
 
@@ -106,6 +107,12 @@ pub trait Service: Send + Sync {
         Ok(())
     }
 
+    /// For a reload that has this service, which is [prepared](Service::prepare), follow `old` at its address: one like this that
+    /// goes on with what the clients of `old` share. It is offered instead. None if there is nothing to go on with.
+    fn succeed(&self, _old: &Arc<dyn Service>) -> Option<Arc<dyn Service>> {
+        None
+    }
+
     /// Whether its handlers and calls look at the [`Moment`], which costs the engine readings of the clock.
     fn reads_clock(&self) -> bool {
         false
@@ -114,7 +121,7 @@ pub trait Service: Send + Sync {
 
 /// Work that a service has done every so often, slice by slice, on the pool for files.
 pub trait Sweep: Send + Sync {
-    /// From the end of one to the beginning of the next.
+    /// From the end of one to the beginning of the next. A reload may change it.
     fn every(&self) -> Duration;
 
     /// Does the next slice: as much as may hold up the jobs of clients. False when this was the last one.

@@ -54,15 +54,15 @@ pub(super) enum Unedited {
 
 /// The list of one listener.
 pub(super) struct List {
-    every: Duration,
     /// The process whose list it is: others have a copy of it that nobody sweeps.
     pid: OnceLock<u32>,
-    root: OnceLock<Arc<Root>>,
     inner: Mutex<Inner>,
 }
 
-#[derive(Default)]
 struct Inner {
+    every: Duration,
+    /// Whose files they are; none before it has begun.
+    root: Option<Arc<Root>>,
     /// None for a path that no sweep has looked at; None within for one at which there was no file.
     paths: BTreeMap<Name, Option<Option<Stat>>>,
     /// Where the present sweep is: behind this path. None before its first.
@@ -74,13 +74,22 @@ struct Inner {
 
 impl List {
     pub(super) fn new(every: Duration) -> List {
-        List { every, pid: OnceLock::new(), root: OnceLock::new(), inner: Mutex::default() }
+        let (paths, changes, finished) = (BTreeMap::new(), Vec::new(), Arc::default());
+        let inner = Inner { every, root: None, paths, at: None, changes, finished };
+        List { pid: OnceLock::new(), inner: Mutex::new(inner) }
     }
 
     /// Begins it in this process, over the files of this root; a second time changes nothing.
     pub(super) fn begin(&self, root: &Arc<Root>) {
         self.pid.get_or_init(process::id);
-        self.root.get_or_init(|| Arc::clone(root));
+        self.lock().root.get_or_insert_with(|| Arc::clone(root));
+    }
+
+    /// Goes on with the files of this root, swept so often. One that lies elsewhere than the last is a folder that has come in its
+    /// place.
+    pub(super) fn go_on(&self, root: &Arc<Root>, every: Duration) {
+        let mut inner = self.lock();
+        (inner.root, inner.every) = (Some(Arc::clone(root)), every);
     }
 
     /// Whether this is the process whose list it is.
@@ -125,12 +134,15 @@ impl List {
 
 impl Sweep for List {
     fn every(&self) -> Duration {
-        self.every
+        self.lock().every
     }
 
     fn slice(&self) -> bool {
-        let Some(root) = self.root.get() else { return false };
-        let slice = self.lock().next_slice();
+        let (root, slice) = {
+            let inner = self.lock();
+            (inner.root.clone(), inner.next_slice())
+        };
+        let Some(root) = root else { return false };
         let looked: Vec<(Name, Option<Stat>)> =
             slice.into_iter().map(|name| (Arc::clone(&name), root.stat(&name).ok())).collect();
         self.lock().note(looked)
