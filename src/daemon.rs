@@ -12,7 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
@@ -333,11 +333,11 @@ impl Daemon {
         self.engine.summary()
     }
 
-    /// The same, and has `attendant` do what there is to do: for an engine whose process has this one thread.
-    fn join_attended(&self, attendant: &mut Attendant) -> io::Result<Summary> {
-        let source = attendant.console.as_fd().try_clone_to_owned()?;
-        self.engine.join(Some(Hearing { source: source.as_fd(), hear: &mut || attendant.handle() }));
-        Ok(self.engine.summary())
+    /// The same, and has `attendant` do what there is to do whenever `source`, which is its own, is readable: for an engine whose
+    /// process has this one thread.
+    fn join_attended(&self, attendant: &mut Attendant, source: BorrowedFd<'_>) -> Summary {
+        self.engine.join(Some(Hearing { source, hear: &mut || attendant.handle() }));
+        self.engine.summary()
     }
 }
 
@@ -379,17 +379,20 @@ pub fn serve(args: &ServeArgs, config: Config, log: &Log) -> Result<(), Error> {
     let operations = Operations::new(Arc::clone(&daemon), args.clone(), config, log.clone());
     let console = Console::new(signals.as_fd(), doors, daemon.clock, Arc::clone(&operations).orders());
     let console = console.map_err(|reason| Error::resource("answer operators", reason))?;
+    let source = if forks { console.as_fd().try_clone_to_owned().map(Some) } else { Ok(None) };
+    let source = source.map_err(|reason| Error::resource("answer operators", reason))?;
     let mut attendant = Attendant { operations, signals, console };
     match print_ready(&daemon.listening()) {
         // Whoever started it may have read as much as it wanted, or nothing: the clients are others.
         Err(reason) if reason.kind() == io::ErrorKind::BrokenPipe => warn!("nobody reads standard output"),
         printed => printed.map_err(|reason| Error::Output { target: "standard output".to_owned(), reason })?,
     }
-    let mut summary = if forks {
-        daemon.join_attended(&mut attendant).map_err(|reason| Error::resource("answer operators", reason))?
-    } else {
-        begin.send(attendant).expect("its thread waits for it");
-        daemon.join()
+    let mut summary = match &source {
+        Some(source) => daemon.join_attended(&mut attendant, source.as_fd()),
+        None => {
+            begin.send(attendant).expect("its thread waits for it");
+            daemon.join()
+        }
     };
     summary.log_lines_dropped = log.dropped_lines();
     log.print(&summary);

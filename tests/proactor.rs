@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
 
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use maitred::daemon::Daemon;
@@ -96,7 +96,10 @@ fn an_accept_that_ends_for_want_of_descriptors_begins_again() {
     let mut early = Client::connect(server);
     early.echo(b"early");
     let sockets: Vec<_> = (0..10)
-        .map(|_| rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket"))
+        .map(|_| {
+            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .expect("a socket")
+        })
         .collect();
     let mut filling = Vec::new();
     while let Ok(file) = std::fs::File::open("/dev/null") {

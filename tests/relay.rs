@@ -13,11 +13,12 @@ mod process;
 mod targets;
 
 use std::io::{ErrorKind, Read, Write};
+use std::mem::ManuallyDrop;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use maitred::config::AtOnce::{Many, One};
-use rustix::net::{SendFlags, sockopt};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 use rustix::process::Signal;
 
 use client::{Client, DEADLINE, text, wait_until};
@@ -38,11 +39,11 @@ fn relay(engine: &str, query: &str, flags: &[&str]) -> Daemon {
 
 /// An address at which nobody listens.
 fn nobody() -> SocketAddr {
-    let socket =
-        rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).expect("a socket");
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let socket = socket.expect("a socket");
     rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
     // Held and never listened on: given back, the port could be another test's.
-    let held = std::mem::ManuallyDrop::new(TcpListener::from(socket));
+    let held = ManuallyDrop::new(TcpListener::from(socket));
     held.local_addr().expect("it is bound")
 }
 

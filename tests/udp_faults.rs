@@ -19,7 +19,7 @@ use std::thread;
 
 use maitred::config::AtOnce::{self, Many, One};
 use maitred::config::{EngineInfo, Scheme};
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::Signal;
 
 use client::{Client, text, wait_until};
@@ -178,7 +178,8 @@ fn a_port_of_our_own_is_never_answered() {
 
 /// Sends a datagram to `server` that is from an endpoint of another daemon, which shares its port with itself.
 fn forge(from: SocketAddr, server: SocketAddr) {
-    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).expect("a socket");
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).expect("a socket");
     sockopt::set_socket_reuseport(&socket, true).expect("a socket has the option");
     rustix::net::bind(&socket, &from).expect("whoever is the same user may share the port");
     UdpSocket::from(socket).send_to(b"loop", server).expect("it is sent");

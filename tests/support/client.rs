@@ -7,7 +7,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use maitred::cli::{Args, Command};
 use maitred::config::Config;
@@ -84,7 +84,8 @@ impl Client {
     /// each, or they are dropped and sent again.
     #[track_caller]
     pub(crate) fn connect_with_room(address: SocketAddr, bytes: usize) -> Client {
-        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .expect("a socket");
         sockopt::set_socket_recv_buffer_size(&socket, bytes).expect("a socket has the option");
         rustix::net::connect(&socket, &address).expect("the daemon listens");
         Client::from_stream(socket.into())

@@ -377,7 +377,12 @@ pub(crate) struct Nobody {
 impl Nobody {
     /// For TCP: bound and not listening.
     pub(crate) fn tcp() -> Nobody {
-        let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None);
+        let socket = rustix::net::socket_with(
+            rustix::net::AddressFamily::INET,
+            rustix::net::SocketType::STREAM,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        );
         let socket = socket.expect("a socket");
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         rustix::net::bind(&socket, &any).expect("a port");
