@@ -53,7 +53,7 @@ impl Rate {
             processor.work(units);
             processor.now_ns() - since_ns
         };
-        let reading_ns = (0..AGREEING).map(|_| time(0)).min().unwrap_or(0);
+        let mut reading_ns = time(0);
         let mut units: u64 = 1 << 10;
         while time(units) < SAMPLE_NS {
             units *= 2;
@@ -61,12 +61,15 @@ impl Rate {
         let mut samples: Vec<u64> = Vec::with_capacity(MOST_SAMPLES);
         let mut is_settled = false;
         while !is_settled && samples.len() < MOST_SAMPLES {
-            samples.push((time(units) - reading_ns).max(1));
+            samples.push(time(units));
             samples.sort_unstable();
+            // Disturbed, a reading may take longer than a sample; of several, one is not.
+            reading_ns = reading_ns.min(time(0));
             let agrees = |slowest: &u64| (slowest - samples[0]) as f64 <= samples[0] as f64 * AGREED;
             is_settled = samples.get(AGREEING - 1).is_some_and(agrees);
         }
-        Rate { units_per_ns: units as f64 / samples[AGREEING / 2] as f64, is_settled }
+        let sample_ns = samples[AGREEING / 2].saturating_sub(reading_ns).max(1);
+        Rate { units_per_ns: units as f64 / sample_ns as f64, is_settled }
     }
 
     /// The work of so many nanoseconds.
@@ -195,12 +198,15 @@ mod tests {
         disturbed: fn(usize) -> f64,
         pieces: usize,
         readings: usize,
+        /// The first so many readings take longer than any sample.
+        slow_readings: usize,
     }
 
     impl ByHand {
         fn new(units_per_ns: f64) -> ByHand {
             let speeds = vec![(0.0, units_per_ns)];
-            ByHand { now_ns: 0.0, speeds, reading_ns: 0.0, disturbed: |_| 0.0, pieces: 0, readings: 0 }
+            let (pieces, readings, slow_readings) = (0, 0, 0);
+            ByHand { now_ns: 0.0, speeds, reading_ns: 0.0, disturbed: |_| 0.0, pieces, readings, slow_readings }
         }
 
         fn speed(&self) -> f64 {
@@ -231,13 +237,15 @@ mod tests {
                     break;
                 }
             }
-            self.now_ns += if units > 0 { (self.disturbed)(self.pieces) } else { 0.0 };
-            self.pieces += 1;
+            if units > 0 {
+                self.now_ns += (self.disturbed)(self.pieces);
+                self.pieces += 1;
+            }
         }
 
         fn now_ns(&mut self) -> u64 {
             self.readings += 1;
-            self.now_ns += self.reading_ns;
+            self.now_ns += if self.readings <= self.slow_readings { 900_000.0 } else { self.reading_ns };
             self.now_ns as u64
         }
     }
@@ -273,6 +281,17 @@ mod tests {
         let found = Rate::measure(&mut processor);
         assert_near(found.units_per_ns, 0.6, 0.005);
         assert!(found.is_settled);
+    }
+
+    #[test]
+    fn readings_that_are_disturbed_at_first_are_made_again() {
+        for slow_readings in 1..12 {
+            let mut processor = ByHand { slow_readings, reading_ns: 30.0, ..ByHand::new(0.6) };
+            assert!(Rate::measure(&mut processor).units_per_ns > 0.0);
+        }
+        // So many that only the clock's readings before the first sample are.
+        let mut processor = ByHand { slow_readings: 2, reading_ns: 30.0, ..ByHand::new(0.6) };
+        assert_near(Rate::measure(&mut processor).units_per_ns, 0.6, 0.005);
     }
 
     #[test]
