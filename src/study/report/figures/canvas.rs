@@ -322,6 +322,39 @@ fn legend_lines(entries: &[(Key, String)]) -> Vec<Vec<(i32, &(Key, String))>> {
     lines
 }
 
+/// Panels beside each other under one legend, one for each of `names`; the first has the values of `y` for all.
+pub(super) struct Row<'a> {
+    pub(super) title: &'a str,
+    pub(super) legend: &'a [(Key, String)],
+    pub(super) names: &'a [String],
+    /// How high a panel is, without its heading and the names of its axes.
+    pub(super) panel: i32,
+}
+
+impl Row<'_> {
+    /// Draws it; `paint` is told the number of the panel.
+    pub(super) fn draw(&self, x: &Axis, y: &Axis, paint: impl Fn(&Panel<'_, '_>, usize)) -> Drawing {
+        /// Room for the values of the axis.
+        const VALUES: i32 = 130;
+        const GAP: i32 = 36;
+        let top = LINE + 14;
+        let under = top + legend_height(self.legend);
+        let height = under + ABOVE + self.panel + BELOW;
+        draw(self.title, height, |sheet| {
+            sheet.legend(top, self.legend);
+            let many = self.names.len() as i32;
+            let width = (WIDTH - VALUES - (many - 1) * GAP) / many;
+            let mut left = 0;
+            for (number, name) in self.names.iter().enumerate() {
+                let values = if number == 0 { VALUES } else { 0 };
+                let y = y.named(name.clone(), number == 0);
+                paint(&sheet.panel((left, under), (left + values + width, height), values, x, &y), number);
+                left += values + width + GAP;
+            }
+        })
+    }
+}
+
 /// The height of the legend.
 pub(super) fn legend_height(entries: &[(Key, String)]) -> i32 {
     legend_lines(entries).len() as i32 * LINE

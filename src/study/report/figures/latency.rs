@@ -6,15 +6,12 @@
 
 use super::super::digest::{Digest, Measure, Series, Spot};
 use super::axis::{Axis, plain, round_count, round_time};
-use super::canvas::{ABOVE, BELOW, Key, LINE, Panel, WIDTH, draw, legend_height};
+use super::canvas::{Key, Panel, Row};
 use super::theme::Ink;
 use super::{Figure, Page, named, pages, told};
 
 const TITLE: &str = "Latency against load";
 const PANEL: i32 = 520;
-/// Room for the values of the axis, which the first panel has for all.
-const VALUES: i32 = 130;
-const GAP: i32 = 36;
 /// How far series stand aside of each other.
 const ASIDE: i32 = 5;
 /// Predictions that differ by less than this part are drawn as one.
@@ -67,22 +64,9 @@ fn figure(page: &Page<'_, '_>, name: String) -> Figure {
     if all().any(Spot::is_doubtful) {
         legend.push((Key::Hollow, "in doubt".to_owned()));
     }
-    let top = LINE + 14;
-    let under = top + legend_height(&legend);
-    let height = under + ABOVE + PANEL + BELOW;
-    let drawing = draw(&title, height, |sheet| {
-        sheet.legend(top, &legend);
-        let many = measures.len() as i32;
-        let width = (WIDTH - VALUES - (many - 1) * GAP) / many;
-        let mut left = 0;
-        for (number, measure) in measures.iter().enumerate() {
-            let values = if number == 0 { VALUES } else { 0 };
-            let y = y.named(format!("{} latency", measure.name()), number == 0);
-            let panel = sheet.panel((left, under), (left + values + width, height), values, &x, &y);
-            paint(&panel, page, *measure, common);
-            left += values + width + GAP;
-        }
-    });
+    let names: Vec<String> = measures.iter().map(|measure| format!("{} latency", measure.name())).collect();
+    let row = Row { title: &title, legend: &legend, names: &names, panel: PANEL };
+    let drawing = row.draw(&x, &y, |panel, number| paint(panel, page, measures[number], common));
     let caption = "Medians of the repeats; whiskers are 95 % intervals, or both of two repeats. Time is logarithmic and counts from the intended \
         send. Dashed: one queue and no cost but service, with the same requests. Hollow: limited by the load or the \
         machine, or over the server's limit. A point is left out where fewer than ten samples lie beyond the quantile, or \

@@ -5,14 +5,12 @@
 
 use super::super::digest::{Digest, Measure, Series, Spot};
 use super::axis::{Axis, round_count, round_time};
-use super::canvas::{ABOVE, BELOW, Key, LINE, WIDTH, draw, legend_height};
+use super::canvas::{Key, Panel, Row};
 use super::theme::{Ink, SERIES};
 use super::{Figure, named, told};
 
 const TITLE: &str = "Open loop against closed loop";
 const PANEL: i32 = 480;
-const VALUES: i32 = 130;
-const GAP: i32 = 36;
 
 /// A series under one kind of requests, by throughput.
 type Line<'d, 'a> = (String, Vec<(&'d Series<'a>, &'d Spot<'a>)>);
@@ -76,40 +74,31 @@ fn figure(lines: &[Line<'_, '_>], name: String) -> Figure {
     let mut legend: Vec<(Key, String)> =
         lines.iter().enumerate().map(|(at, (label, _))| (Key::Series(at), format!("{label}, open"))).collect();
     legend.push((Key::Hollow, "closed loop, of the same colour and shape".to_owned()));
-    let top = LINE + 14;
-    let under = top + legend_height(&legend);
-    let height = under + ABOVE + PANEL + BELOW;
-    let drawing = draw(TITLE, height, |sheet| {
-        sheet.legend(top, &legend);
-        let many = measures.len() as i32;
-        let width = (WIDTH - VALUES - (many - 1) * GAP) / many;
-        let mut left = 0;
-        for (number, measure) in measures.iter().enumerate() {
-            let values = if number == 0 { VALUES } else { 0 };
-            let y = y.named(format!("{} latency", measure.name()), number == 0);
-            let panel = sheet.panel((left, under), (left + values + width, height), values, &x, &y);
-            left += values + width + GAP;
-            for (at, (_, spots)) in lines.iter().enumerate() {
-                let ink = Ink::Series(at);
-                let value = |spot: &Spot<'_>| Some((achieved(spot)?, spot.estimate(*measure)?.center));
-                let line = |wants_closed: bool| -> Vec<(f64, f64)> {
-                    let own = spots.iter().filter(|(_, spot)| is_closed(spot) == wants_closed);
-                    own.filter_map(|(_, spot)| value(spot)).collect()
-                };
-                panel.line(&line(false), 0, ink);
-                panel.dashes(&line(true), ink);
-                for (series, spot) in spots {
-                    let Some(value) = value(spot) else { continue };
-                    if let Some(spread) = spot.spread(*measure) {
-                        panel.whisker(value.0, spread, 0, ink);
-                    }
-                    panel.mark(value, 0, at, is_closed(spot), &told(series, spot, *measure));
-                }
-            }
-        }
-    });
+    let names: Vec<String> = measures.iter().map(|measure| format!("{} latency", measure.name())).collect();
+    let row = Row { title: TITLE, legend: &legend, names: &names, panel: PANEL };
+    let drawing = row.draw(&x, &y, |panel, number| paint(panel, lines, measures[number]));
     let caption = "Medians of the repeats; whiskers are 95 % intervals. Hollow and dashed: the closed loop, whose clients wait for \
         a reply before they ask again. At one throughput the open loop's latency is what clients have who do not wait for each \
         other.";
     Figure { name, title: TITLE.to_owned(), caption: caption.to_owned(), drawing: Ok(drawing) }
+}
+
+fn paint(panel: &Panel<'_, '_>, lines: &[Line<'_, '_>], measure: Measure) {
+    for (at, (_, spots)) in lines.iter().enumerate() {
+        let ink = Ink::Series(at);
+        let value = |spot: &Spot<'_>| Some((achieved(spot)?, spot.estimate(measure)?.center));
+        let line = |wants_closed: bool| -> Vec<(f64, f64)> {
+            let own = spots.iter().filter(|(_, spot)| is_closed(spot) == wants_closed);
+            own.filter_map(|(_, spot)| value(spot)).collect()
+        };
+        panel.line(&line(false), 0, ink);
+        panel.dashes(&line(true), ink);
+        for (series, spot) in spots {
+            let Some(value) = value(spot) else { continue };
+            if let Some(spread) = spot.spread(measure) {
+                panel.whisker(value.0, spread, 0, ink);
+            }
+            panel.mark(value, 0, at, is_closed(spot), &told(series, spot, measure));
+        }
+    }
 }
