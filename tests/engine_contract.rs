@@ -118,18 +118,7 @@ conversations! {
     echo_of_a_small_message: One Core "echo" "" FINISHED, |server| say_and_finish(server, 64);
     echo_of_exactly_one_small_ring: One Plain "echo" "" FINISHED, |server| say_and_finish(server, 1 << 10);
     echo_of_exactly_one_large_ring: One Core "echo" "" FINISHED, |server| say_and_finish(server, 64 << 10);
-    echo_while_it_is_written: One Core "echo" "" FINISHED, |server| {
-        let mut client = Client::connect(server);
-        let bytes = text(1 << 20, 0);
-        let mut writer = client.0.try_clone().expect("a second handle");
-        thread::scope(|scope| {
-            scope.spawn(|| writer.write_all(&bytes).expect("the daemon reads"));
-            client.expect(&bytes);
-        });
-        client.finish();
-        client.expect_end();
-        1
-    };
+    echo_while_it_is_written: One Core "echo" "" FINISHED, |server| relays::both_ways(server, 1 << 20);
     echo_to_requests_one_after_the_other: One Plain "echo" "" FINISHED, |server| {
         let mut client = Client::connect(server);
         for len in 1..100 {
@@ -434,7 +423,7 @@ conversations! {
         1
     };
     relay_of_requests_one_after_the_other: One Core "relay" "?to=tcp://{echo}" FINISHED, relays::requests;
-    relay_both_ways_at_once: One Core "relay" "?to=tcp://{echo}" FINISHED, relays::both_ways;
+    relay_both_ways_at_once: One Core "relay" "?to=tcp://{echo}" FINISHED, |server| relays::both_ways(server, 3 << 20);
     relay_of_a_half_close_from_the_client: One Core "relay" "?to=tcp://{echo}" FINISHED, relays::finished_first;
     relay_of_a_half_close_from_the_target: One Core "relay" "?to=tcp://{speaker}" FINISHED, relays::heard_out_first;
     relay_of_a_reset_by_the_target: One Core "relay" "?to=tcp://{resetter}" RESET, relays::reset_by_the_target;

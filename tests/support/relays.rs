@@ -1,4 +1,5 @@
-//! Conversations with a relay, for the table of the contract; who is at its other end is in `targets.rs`.
+//! Conversations with a relay, for the table of the contract, and what echo shares with them; who is at a relay's other end is
+//! in `targets.rs`.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -33,9 +34,10 @@ pub(crate) fn requests(server: SocketAddr) -> u64 {
     1
 }
 
-pub(crate) fn both_ways(server: SocketAddr) -> u64 {
+/// So many bytes come back while they are written.
+pub(crate) fn both_ways(server: SocketAddr, len: usize) -> u64 {
     let mut client = Client::connect(server);
-    let bytes = text(3 << 20, 0);
+    let bytes = text(len, 0);
     let mut writer = client.0.try_clone().expect("a second handle");
     thread::scope(|scope| {
         scope.spawn(|| writer.write_all(&bytes).expect("the daemon reads"));
