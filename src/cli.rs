@@ -439,8 +439,8 @@ fn with_default(text: &str, default: &str) -> String {
 }
 
 fn listen_help() -> String {
-    "Listen as SERVICE=SCHEME://IP:PORT[?key=value&…]; repeatable, replaces the default listeners below; port 0 lets \
-     the system choose"
+    "Listen as SERVICE=SCHEME://IP:PORT[?key=value&…], or unix://PATH where a service says so; repeatable, replaces \
+     the default listeners below; port 0 lets the system choose"
         .to_owned()
 }
 

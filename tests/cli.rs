@@ -9,6 +9,7 @@ use rustix::fs::OFlags;
 
 use maitred::config::EngineInfo;
 use maitred::engine::ENGINES;
+use maitred::service::SERVICES;
 
 fn maitred(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_maitred"));
@@ -140,14 +141,28 @@ fn help_check_and_the_pages_name_exactly_the_engines_that_there_are() {
     assert_eq!(today.split_whitespace().collect::<Vec<_>>(), registered, "design/contract.md, --engine [today]");
     let to_come: Vec<&str> = to_come.split_whitespace().filter(|word| !["[to", "come]"].contains(word)).collect();
 
-    let mut lines = contract.lines().skip_while(|line| !line.starts_with("### Which engine carries which"));
-    let sentence = lines.find(|line| line.starts_with("Today ")).expect("who carries what today");
-    let (engines, _) = sentence.split_once(" carr").expect("they carry something");
-    assert_eq!(in_backticks(engines), registered, "design/contract.md, who carries what today");
+    let lines = contract.lines().skip_while(|line| !line.starts_with("### Which engine carries which"));
     let cells = lines.skip_while(|line| !line.starts_with("|---")).skip(1).take_while(|line| line.starts_with('|'));
     let names = |line: &'static str| line.split('|').nth(1).expect("a cell").split(',').map(str::trim);
     let in_table: BTreeSet<&str> = cells.flat_map(names).collect();
     assert_eq!(in_table, registered.into_iter().chain(to_come).collect(), "design/contract.md, the table of engines");
+}
+
+#[test]
+fn the_pages_name_exactly_the_services_that_there_are() {
+    let registered: BTreeSet<&str> = SERVICES.iter().map(|entry| entry.name).collect();
+    let contract = include_str!("../design/contract.md");
+    let rows = contract.lines().skip_while(|line| !line.starts_with("| service | scheme |")).skip(2);
+    let rows = rows.take_while(|line| line.starts_with('|'));
+    let in_table: BTreeSet<&str> =
+        rows.flat_map(|line| in_backticks(line.split('|').nth(1).expect("a cell"))).collect();
+    assert_eq!(in_table, registered, "design/contract.md, the table of services");
+    for entry in SERVICES {
+        assert!(include_str!("../README.md").contains(&format!("`{}`", entry.name)), "{} in README.md", entry.name);
+        for (key, _) in entry.parameters {
+            assert!(contract.contains(&format!("{key}=")), "design/contract.md knows no {key}= of {}", entry.name);
+        }
+    }
 }
 
 #[test]
