@@ -3,8 +3,10 @@
 //!
 //! Servers are processes of their own and take turns in shuffled order, each anew for each turn; `bare` is there twice: the
 //! ratio of that pair is 1 in truth, so that its interval is what the rounds can resolve. `bare` has a thread for each
-//! connection that says the size and sends the file by blocking calls, all of it in one if the kernel takes it; nothing
-//! can be sent that way for less. `README.md` beside this file says how to read it.
+//! connection that says the size and sends the file by blocking calls, all of it in one if the kernel takes it; `bare loop`
+//! has one thread that waits for all of them and sends what each socket takes. Each engine is to be held to the one that
+//! waits as it does: with more senders than processors, whoever reads is seldom woken from an idle one, and the sender pays
+//! less. `README.md` beside this file says how to read it.
 
 #[path = "limit/statistics.rs"]
 #[allow(dead_code, reason = "`limit` asks more of it")]
@@ -23,6 +25,7 @@ use clap::{Parser, ValueEnum};
 use maitred::net::process::ProcessTree;
 use maitred::random::Random;
 use maitred::units::{parse_duration, parse_size, show_duration};
+use rustix::event::epoll;
 use serde_json::Value;
 use statistics::{Estimate, median};
 
@@ -77,9 +80,12 @@ struct Arguments {
     /// The daemon to measure
     #[arg(long, default_value = env!("CARGO_BIN_EXE_maitred"), value_name = "PATH")]
     maitred: PathBuf,
-    /// Become the bare loop for this file
+    /// Become what sends this file barely
     #[arg(long, hide = true)]
     bare: Option<PathBuf>,
+    /// By one thread for all connections
+    #[arg(long, hide = true)]
+    looping: bool,
     /// What `cargo bench` adds
     #[arg(long, hide = true)]
     bench: bool,
@@ -108,7 +114,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> io::Result<()> {
     if let Some(path) = &arguments.bare {
-        return serve_barely(path);
+        return serve_barely(path, arguments.looping);
     }
     if arguments.only != Some(Measured::Echo) {
         measure_get(arguments)?;
@@ -150,14 +156,18 @@ impl Drop for Server {
 }
 
 /// The least that sends a file to whoever asks.
-fn serve_barely(path: &Path) -> io::Result<()> {
+fn serve_barely(path: &Path, looping: bool) -> io::Result<()> {
     let file = File::open(path)?;
     let size = file.metadata()?.len();
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!("listening bare tcp://{}\nready", listener.local_addr()?);
+    if looping { serve_in_a_loop(&file, size, &listener) } else { serve_in_threads(&file, size, &listener) }
+}
+
+fn serve_in_threads(file: &File, size: u64, listener: &TcpListener) -> io::Result<()> {
     thread::scope(|scope| {
         for stream in listener.incoming() {
-            let (stream, file) = (stream?, &file);
+            let stream = stream?;
             scope.spawn(move || {
                 let mut lines = BufReader::new(&stream);
                 let mut line = String::new();
@@ -179,20 +189,57 @@ fn serve_barely(path: &Path) -> io::Result<()> {
     })
 }
 
+/// Edge-triggered, and without turns: a reader that is as fast as the loop keeps it.
+fn serve_in_a_loop(file: &File, size: u64, listener: &TcpListener) -> io::Result<()> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(&epoll, listener, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+    let mut connections: Vec<(TcpStream, u64)> = Vec::new();
+    let mut events = Vec::with_capacity(64);
+    loop {
+        epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None)?;
+        for event in events.drain(..) {
+            let Some(number) = (event.data.u64() as usize).checked_sub(1) else {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                let both = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+                let data = epoll::EventData::new_u64(connections.len() as u64 + 1);
+                epoll::add(&epoll, &stream, data, both)?;
+                connections.push((stream, size));
+                continue;
+            };
+            let (stream, at) = &mut connections[number];
+            if *at == size && (&*stream).read(&mut [0; 64]).is_ok_and(|count| count > 0) {
+                (&*stream).write_all(format!("OK {size}\n").as_bytes())?;
+                *at = 0;
+            }
+            while *at < size {
+                let left = (size - *at) as usize;
+                if rustix::fs::sendfile(&*stream, file, Some(at), left).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
 /// What one turn of a server was.
 struct Turn {
     gib_per_s: f64,
     cpu_ms_per_gib: f64,
 }
 
+/// Where the two that engines are held to stand among the servers; each is there a second time behind them.
+const BARE: usize = 0;
+const BARE_LOOP: usize = 1;
+
 fn measure_get(arguments: &Arguments) -> io::Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("file");
     fs::write(&path, vec![7; arguments.size])?;
     let mut servers: Vec<(String, Command)> = Vec::new();
-    for name in ["bare", "bare, again"] {
+    for (at, name) in ["bare", "bare loop", "bare, again", "bare loop, again"].into_iter().enumerate() {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("--bare").arg(&path);
+        command.arg("--bare").arg(&path).args((at % 2 == BARE_LOOP).then_some("--looping"));
         servers.push((name.to_owned(), command));
     }
     for engine in &arguments.engines {
@@ -211,13 +258,14 @@ fn measure_get(arguments: &Arguments) -> io::Result<()> {
     })?;
     let Arguments { size, transfers, clients, rounds, .. } = arguments;
     println!("a file of {size} B, sent {transfers} times to {clients} clients; medians of {rounds} rounds");
-    println!("  {:<32} {:>8} {:>21} {:>12} {:>21}", "server", "GiB/s", "ratio", "CPU ms/GiB", "ratio");
+    println!("  {:<32} {:>8} {:>11} {:>21} {:>21}", "server", "GiB/s", "CPU ms/GiB", "to bare", "to bare loop");
+    let of = |at: usize, value: fn(&Turn) -> f64| turns[at].iter().map(value).collect::<Vec<f64>>();
     for (at, (name, _)) in servers.iter().enumerate() {
-        let [speed, cpu] = [|turn: &Turn| turn.gib_per_s, |turn: &Turn| turn.cpu_ms_per_gib].map(|value| {
-            let of = |turns: &[Turn]| turns.iter().map(value).collect::<Vec<f64>>();
-            compared(&of(&turns[at]), &of(&turns[0]), at == 0)
-        });
-        println!("  {name:<32} {:>8.2} {:>21} {:>12.1} {:>21}", speed.0, speed.1, cpu.0, cpu.1);
+        let speed = median(&of(at, |turn| turn.gib_per_s)).unwrap_or(f64::NAN);
+        let cpu = |at| of(at, |turn| turn.cpu_ms_per_gib);
+        let [(own, to_bare), (_, to_loop)] =
+            [BARE, BARE_LOOP].map(|first| compared(&cpu(at), &cpu(first), at == first));
+        println!("  {name:<32} {speed:>8.2} {own:>11.1} {to_bare:>21} {to_loop:>21}");
     }
     println!();
     Ok(())
