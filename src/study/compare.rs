@@ -4,11 +4,17 @@
 //! of some ratio lies beyond the threshold: noise alone fails nobody's build, and a difference that the repeats cannot
 //! show is told as none. So few repeats find little: it is the interval that says how little.
 //!
-//! A single load has no repeats. Its quantiles have an interval of their own, from the number of requests beyond them;
+//! A single load has no repeats. Its quantiles and shares have an interval of their own, from the number of requests;
 //! that is the least that they vary, and says nothing of how runs differ. Its rate and its cost have none.
 //!
-//! Read next: `estimate.rs`, the intervals; `compare/show.rs`, the same for people.
+//! Invariant *nothing-fast-by-failing*: a server that answers less, or with errors, or not at all, is worse whatever the
+//! latency of the rest.
+//!
+//! Read next: `compare/share.rs`, what is told as a share; `estimate.rs`, the intervals; `compare/show.rs`, the same for
+//! people.
 
+mod asked;
+mod share;
 mod show;
 
 use std::collections::BTreeMap;
@@ -19,8 +25,8 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::estimate::{Estimate, FEWEST, median, ratio_of_medians};
-use super::row::{Row, Status};
+use super::estimate::{Estimate, FEWEST, difference_of_means, mean, median, ratio_of_medians};
+use super::row::{Row, Status, unserved_share};
 use super::rows;
 use crate::cli::CompareArgs;
 use crate::config::{shown, usage};
@@ -39,24 +45,34 @@ const SEED: u64 = 1;
 const DRAWS: usize = 1_000;
 
 /// What is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Metric {
     /// Its name here.
     pub name: &'static str,
-    /// Where rows have it.
-    pub path: &'static str,
     /// Whether more is better.
     pub more_is_better: bool,
-    /// Which quantile of the latency it is, if it is one.
-    quantile_percent: Option<u8>,
+    reading: Reading,
+}
+
+/// Where a load has a metric, and so how two of it are compared.
+#[derive(Clone, Copy, Debug)]
+enum Reading {
+    /// At this path; by ratio.
+    Figure(&'static str),
+    /// At this path, and so many per cent of the histogram lie below it; by ratio.
+    Quantile(&'static str, u8),
+    /// A share of its requests, by difference: it may be zero.
+    Share(fn(&Value) -> Option<f64>),
 }
 
 /// All metrics, in the order in which people are shown them.
 pub const METRICS: &[Metric] = &[
-    Metric { name: "p50", path: "load.latency_ns.p50", more_is_better: false, quantile_percent: Some(50) },
-    Metric { name: "p99", path: "load.latency_ns.p99", more_is_better: false, quantile_percent: Some(99) },
-    Metric { name: "rate", path: "load.achieved_per_s", more_is_better: true, quantile_percent: None },
-    Metric { name: "cpu", path: "load.server.cpu_ns_per_request", more_is_better: false, quantile_percent: None },
+    Metric { name: "p50", more_is_better: false, reading: Reading::Quantile("latency_ns.p50", 50) },
+    Metric { name: "p99", more_is_better: false, reading: Reading::Quantile("latency_ns.p99", 99) },
+    Metric { name: "rate", more_is_better: true, reading: Reading::Figure("achieved_per_s") },
+    Metric { name: "cpu", more_is_better: false, reading: Reading::Figure("server.cpu_ns_per_request") },
+    Metric { name: "unserved", more_is_better: false, reading: Reading::Share(unserved_share) },
+    Metric { name: "errors", more_is_better: false, reading: Reading::Share(share::of_errors) },
 ];
 
 /// How a row, or a metric of it, has changed.
@@ -78,13 +94,15 @@ pub enum Verdict {
 pub struct Change {
     /// [`Metric::name`].
     pub metric: &'static str,
-    /// The median of A; null if it was not measured.
+    /// The median of A, or the mean of a share; null if it was not measured.
     pub before: Option<f64>,
-    /// The median of B.
+    /// That of B.
     pub after: Option<f64>,
-    /// B by A; null without both.
+    /// B by A; null without both, and for a share.
     pub ratio: Option<f64>,
-    /// The 95 % interval of the ratio; null with too few runs.
+    /// Of a share, what B is above A; null for anything else.
+    pub difference: Option<f64>,
+    /// The 95 % interval of the ratio or the difference; null with too few runs.
     pub interval: Option<(f64, f64)>,
     /// What it says.
     pub verdict: Verdict,
@@ -105,7 +123,7 @@ pub struct Matched {
     pub limited: bool,
     /// The metrics.
     pub changes: Vec<Change>,
-    /// Worse if any metric is, or if B has only failures; else better if any is.
+    /// Worse if any metric is, or if more of B's runs failed than of A's; else better if any is.
     pub verdict: Verdict,
     /// Why, where it is not the metrics that say so.
     pub reason: Option<String>,
@@ -140,6 +158,9 @@ pub fn command(args: &CompareArgs) -> Result<u8, Error> {
     let threshold = args.threshold.as_deref().map_or(Ok(THRESHOLD), threshold)?;
     let (before, after) = (Side::read(&args.before)?, Side::read(&args.after)?);
     let name = |path: &Path| path.display().to_string();
+    if let (Side::Load(one), Side::Load(other)) = (&before, &after) {
+        asked::alike((&name(&args.before), one), (&name(&args.after), other))?;
+    }
     let comparison = Comparison::of((&name(&args.before), &before), (&name(&args.after), &after), threshold);
     if comparison.rows.is_empty() {
         let problem = format!("{} has no row that {} has as well", name(&args.after), name(&args.before));
@@ -252,10 +273,32 @@ impl<'a> Runs<'a> {
         format!("{} {}", self.configuration, self.point).trim_end().to_owned()
     }
 
-    fn values(&self, metric: &Metric) -> Vec<f64> {
-        let path = metric.path.strip_prefix("load.").expect("metrics are of the load");
-        let at = |load: &&Value| path.split('.').try_fold(*load, |value, field| value.get(field))?.as_f64();
-        self.loads.iter().filter_map(at).collect()
+    /// What each of its loads says of a metric, of those that do.
+    fn values(&self, reading: Reading) -> Vec<f64> {
+        let value = |load: &&Value| match reading {
+            Reading::Figure(path) | Reading::Quantile(path, _) => {
+                path.split('.').try_fold(*load, |value, field| value.get(field))?.as_f64()
+            }
+            Reading::Share(of) => of(load),
+        };
+        self.loads.iter().filter_map(value).collect()
+    }
+
+    /// Its one load, if it is one by itself.
+    fn single(&self) -> Option<&Value> {
+        self.loads.first().copied().filter(|_| self.is_single)
+    }
+
+    /// The share of its runs that failed.
+    fn failed_share(&self) -> f64 {
+        self.failed as f64 / (self.failed + self.loads.len()).max(1) as f64
+    }
+
+    fn failures(&self) -> String {
+        match (self.loads.len(), self.failed) {
+            (0, failed) => format!("all {failed} runs"),
+            (measured, failed) => format!("{failed} of {} runs", failed + measured),
+        }
     }
 }
 
@@ -281,14 +324,17 @@ impl Comparison {
 fn matched(before: &Runs<'_>, after: &Runs<'_>, threshold: f64) -> Matched {
     let changes: Vec<Change> = METRICS.iter().map(|metric| change(metric, before, after, threshold)).collect();
     let any = |verdict: Verdict| changes.iter().any(|change| change.verdict == verdict);
-    let failures = |runs: &Runs<'_>| runs.loads.is_empty() && runs.failed > 0;
-    let (verdict, reason) = match (failures(before), failures(after)) {
-        (false, true) => (Verdict::Worse, Some(format!("all {} runs of B failed", after.failed))),
-        (true, _) => (Verdict::NotComparable, Some(format!("all {} runs of A failed", before.failed))),
-        _ if any(Verdict::Worse) => (Verdict::Worse, None),
-        _ if any(Verdict::Better) => (Verdict::Better, None),
-        _ if any(Verdict::NoDifference) => (Verdict::NoDifference, None),
-        _ => (Verdict::NotComparable, Some(format!("fewer than {FEWEST} runs on a side"))),
+    let has_nothing = |runs: &Runs<'_>| runs.loads.is_empty() && runs.failed > 0;
+    let (verdict, reason) = match () {
+        () if has_nothing(before) => (Verdict::NotComparable, Some(format!("{} of A failed", before.failures()))),
+        () if after.failed_share() > before.failed_share() => {
+            let earlier = if before.failed > 0 { before.failures() } else { "none".to_owned() };
+            (Verdict::Worse, Some(format!("{} of B failed, {earlier} of A", after.failures())))
+        }
+        () if any(Verdict::Worse) => (Verdict::Worse, None),
+        () if any(Verdict::Better) => (Verdict::Better, None),
+        () if any(Verdict::NoDifference) => (Verdict::NoDifference, None),
+        () => (Verdict::NotComparable, Some(format!("fewer than {FEWEST} runs on a side"))),
     };
     Matched {
         configuration: after.configuration.to_owned(),
@@ -303,26 +349,39 @@ fn matched(before: &Runs<'_>, after: &Runs<'_>, threshold: f64) -> Matched {
 }
 
 fn change(metric: &Metric, before: &Runs<'_>, after: &Runs<'_>, threshold: f64) -> Change {
-    let (old, new) = (before.values(metric), after.values(metric));
-    let alone = || metric.quantile_percent.and_then(|percent| ratio_of_quantiles(percent, before, after));
-    let estimate = if before.is_single && after.is_single { alone() } else { None };
-    let estimate = estimate.or_else(|| ratio_of_medians(&old, &new));
+    let (old, new) = (before.values(metric.reading), after.values(metric.reading));
+    let singles = before.single().zip(after.single());
+    let is_share = matches!(metric.reading, Reading::Share(_));
+    let estimate = match (metric.reading, singles) {
+        (Reading::Share(of), Some((one, other))) => share::difference_of_loads(one, other, of),
+        (Reading::Share(_), None) => difference_of_means(&old, &new),
+        (Reading::Quantile(_, percent), Some((one, other))) => ratio_of_quantiles(percent, one, other),
+        _ => None,
+    };
+    let estimate = estimate.or_else(|| if is_share { None } else { ratio_of_medians(&old, &new) });
     let interval = estimate.and_then(|estimate| estimate.interval);
+    let middle = |values: &[f64]| if is_share { mean(values) } else { median(values) };
+    let (middle_before, center) = (middle(&old), estimate.map(|estimate| estimate.center));
     Change {
         metric: metric.name,
-        before: median(&old),
-        after: median(&new),
-        ratio: estimate.map(|estimate| estimate.center),
+        before: middle_before,
+        after: middle(&new),
+        ratio: center.filter(|_| !is_share),
+        difference: center.filter(|_| is_share),
         interval,
-        verdict: interval
-            .map_or(Verdict::NotComparable, |interval| verdict(interval, threshold, metric.more_is_better)),
+        verdict: interval.map_or(Verdict::NotComparable, |interval| {
+            // The same distance on either side: half as much is as far away as twice as much.
+            let (least, most) = match is_share {
+                true => share::margins(middle_before.unwrap_or(0.0), threshold),
+                false => (1.0 / (1.0 + threshold), 1.0 + threshold),
+            };
+            verdict(interval, least, most, metric.more_is_better)
+        }),
     }
 }
 
-fn verdict((low, high): (f64, f64), threshold: f64, more_is_better: bool) -> Verdict {
-    // The same distance on either side: half as much is as far away as twice as much.
-    let (is_more, is_less) = (low > 1.0 + threshold, high < 1.0 / (1.0 + threshold));
-    match (is_more, is_less, more_is_better) {
+fn verdict((low, high): (f64, f64), least: f64, most: f64, more_is_better: bool) -> Verdict {
+    match (low > most, high < least, more_is_better) {
         (true, _, true) | (_, true, false) => Verdict::Better,
         (true, _, false) | (_, true, true) => Verdict::Worse,
         (false, false, _) => Verdict::NoDifference,
@@ -331,9 +390,9 @@ fn verdict((low, high): (f64, f64), threshold: f64, more_is_better: bool) -> Ver
 
 /// The ratio of one quantile of two loads, from their histograms. How many requests lie below a quantile varies as a
 /// count does; so the rank is drawn, and the value at it looked up.
-fn ratio_of_quantiles(percent: u8, before: &Runs<'_>, after: &Runs<'_>) -> Option<Estimate> {
+fn ratio_of_quantiles(percent: u8, before: &Value, after: &Value) -> Option<Estimate> {
     let quantile = f64::from(percent) / 100.0;
-    let histogram = |runs: &Runs<'_>| Histogram::from_base64(runs.loads.first()?["histogram"].as_str()?).ok();
+    let histogram = |load: &Value| Histogram::from_base64(load["histogram"].as_str()?).ok();
     let (old, new) = (histogram(before)?, histogram(after)?);
     let (below, above) = (old.believable_quantile(quantile)?, new.believable_quantile(quantile)?);
     let mut random = Random::new(SEED);

@@ -66,19 +66,41 @@ pub fn ratio(pairs: &[(f64, f64)]) -> Option<Estimate> {
 /// The median of `after` by that of `before`, whose runs have nothing to do with each other: two studies. None without
 /// values, or where the second is zero.
 pub fn ratio_of_medians(before: &[f64], after: &[f64]) -> Option<Estimate> {
-    let (below, above) = (median(before)?, median(after)?);
-    let (from, to) = (before.len(), after.len());
-    // The places of both sides are drawn in one; each takes its own part of them.
-    let drawn = |values: &[f64], draw: &[usize]| {
-        let drawn: Vec<f64> = draw.iter().map(|at| values[at % values.len()]).collect();
-        median(&drawn).expect("as many are drawn as there are")
-    };
-    let interval = bootstrap_of(from.min(to), from + to, from * to, |draw| {
-        Some(drawn(after, &draw[from..]) / drawn(before, &draw[..from]))
+    // A draw of nothing but zeros says nothing; it counts as no difference.
+    let ratio = |before: &[f64], after: &[f64]| {
+        median(after)
+            .zip(median(before))
+            .map(|(above, below)| above / below)
             .filter(|ratio| ratio.is_finite())
             .unwrap_or(1.0)
+    };
+    let (below, above) = (median(before)?, median(after)?);
+    (below > 0.0).then(|| of_two(before, after, above / below, ratio))
+}
+
+/// What the mean of `after` is above that of `before`, of two studies. Means, since what seldom happens has a median of
+/// nothing. None without values.
+pub fn difference_of_means(before: &[f64], after: &[f64]) -> Option<Estimate> {
+    let center = mean(after)? - mean(before)?;
+    let difference =
+        |before: &[f64], after: &[f64]| mean(after).zip(mean(before)).map_or(0.0, |(above, below)| above - below);
+    Some(of_two(before, after, center, difference))
+}
+
+/// What `of` says of two sides that are drawn apart.
+fn of_two(before: &[f64], after: &[f64], center: f64, of: impl Fn(&[f64], &[f64]) -> f64) -> Estimate {
+    let (from, to) = (before.len(), after.len());
+    // The places of both sides are drawn in one; each takes its own part of them.
+    let drawn = |values: &[f64], draw: &[usize]| draw.iter().map(|at| values[at % values.len()]).collect::<Vec<f64>>();
+    let interval = bootstrap_of(from.min(to), from + to, from * to, |draw| {
+        of(&drawn(before, &draw[..from]), &drawn(after, &draw[from..]))
     });
-    (below > 0.0).then_some(Estimate { center: above / below, interval, runs: from.min(to) })
+    Estimate { center, interval, runs: from.min(to) }
+}
+
+/// The mean of these; none without any.
+pub fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 /// The middle of these, or the mean of the two in the middle; none without any.
@@ -176,5 +198,15 @@ mod tests {
         assert_eq!(ratio_of_medians(&[], &after), None);
         let same = ratio_of_medians(&[2.0; 4], &[2.0; 6]).expect("there are values");
         assert_eq!(same.interval, Some((1.0, 1.0)));
+    }
+
+    #[test]
+    fn a_difference_is_of_means_and_has_an_interval_where_a_ratio_has_none() {
+        let seen = difference_of_means(&[0.0; 5], &[0.0, 0.1, 0.0, 0.1, 0.05]).expect("there are values");
+        assert!((seen.center - 0.05).abs() < 1e-12, "{seen:?}");
+        assert!(seen.interval.is_some_and(|(low, high)| 0.0 < low && low < 0.05 && 0.05 < high), "{seen:?}");
+        assert_eq!(difference_of_means(&[0.25; 4], &[0.25; 3]).map(|seen| seen.interval), Some(Some((0.0, 0.0))));
+        assert_eq!(difference_of_means(&[0.2; 2], &[0.9; 9]).map(|seen| seen.interval), Some(None));
+        assert_eq!((difference_of_means(&[], &[0.1]), difference_of_means(&[0.1], &[])), (None, None));
     }
 }

@@ -195,6 +195,14 @@ pub struct Sojourn {
     pub p99_9: Option<f64>,
 }
 
+/// The share of the requests of this load's window that nobody served: unsent, unanswered or shed. None without requests.
+pub fn unserved_share(load: &Value) -> Option<f64> {
+    let count = |name: &str| load[name].as_f64().unwrap_or(0.0);
+    let unserved = count("unsent") + count("unanswered") + count("shed");
+    let intended = load["intended"].as_f64().unwrap_or_else(|| count("requests") + unserved);
+    (intended > 0.0).then(|| unserved / intended)
+}
+
 impl Row {
     /// The number at this path, with dots between the fields: `load.latency_ns.p99`, `server.poller.wakes`,
     /// `predicted.sojourn_ns.p50`, `parameters.workers`. None if it is absent, null, or no number.

@@ -7,11 +7,11 @@ use super::{Change, Comparison, Matched, Verdict};
 
 /// The table, then what has no counterpart, then the verdict in one line.
 pub(super) fn render(comparison: &Comparison) -> String {
-    let heading = ["configuration", "point", "metric", "A", "B", "B/A", "95% interval", "verdict"];
+    let heading = ["configuration", "point", "metric", "A", "B", "B/A or B-A", "95% interval", "verdict"];
     let mut lines = vec![heading.map(str::to_owned).to_vec()];
     for row in &comparison.rows {
-        let measured = row.changes.iter().filter(|change| change.ratio.is_some()).count();
-        lines.extend(row.changes.iter().filter(|change| change.ratio.is_some()).map(|change| line(row, change)));
+        let measured = row.changes.iter().filter(|change| is_told(change)).count();
+        lines.extend(row.changes.iter().filter(|change| is_told(change)).map(|change| line(row, change)));
         if let Some(reason) = row.reason.as_ref().filter(|_| measured == 0 || row.verdict == Verdict::Worse) {
             let mut line = vec![row.configuration.clone(), row.point.clone()];
             line.extend(["-"; 5].map(str::to_owned));
@@ -39,21 +39,35 @@ pub(super) fn render(comparison: &Comparison) -> String {
     text
 }
 
+/// Whether there is something to tell: a ratio, or a share that is not nothing on both sides.
+fn is_told(change: &Change) -> bool {
+    let is_nothing = |share: Option<f64>| share == Some(0.0);
+    change.ratio.is_some() || change.difference.is_some() && !(is_nothing(change.before) && is_nothing(change.after))
+}
+
 fn line(row: &Matched, change: &Change) -> Vec<String> {
-    let value = |figure: Option<f64>| {
-        let figure = figure?;
-        Some(if change.metric == "rate" { format!("{figure:.0}/s") } else { show_ns(figure) })
+    let percent = |share: f64| format!("{:.2}%", 100.0 * share);
+    let value = |figure: f64| match change.metric {
+        _ if change.difference.is_some() => percent(figure),
+        "rate" => format!("{figure:.0}/s"),
+        _ => show_ns(figure),
     };
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let limited = if row.limited { " (limited)" } else { "" };
+    let by = change.ratio.map(|ratio| format!("{ratio:.3}"));
+    let more = change.difference.map(|difference| format!("{:+.2}%", 100.0 * difference));
+    let interval = change.interval.map(|(low, high)| match change.difference {
+        Some(_) => format!("{:+.2}% to {:+.2}%", 100.0 * low, 100.0 * high),
+        None => span(low, high),
+    });
     vec![
         row.configuration.clone(),
         row.point.clone(),
         change.metric.to_owned(),
-        or_dash(value(change.before)),
-        or_dash(value(change.after)),
-        or_dash(change.ratio.map(|ratio| format!("{ratio:.3}"))),
-        or_dash(change.interval.map(|(low, high)| span(low, high))),
+        or_dash(change.before.map(value)),
+        or_dash(change.after.map(value)),
+        or_dash(by.or(more)),
+        or_dash(interval),
         format!("{}{limited}", name(change.verdict)),
     ]
 }

@@ -25,8 +25,26 @@ fn compared(before: Vec<Row>, after: Vec<Row>) -> Comparison {
     Comparison::of(("A", &Side::Study(before)), ("B", &Side::Study(after)), THRESHOLD)
 }
 
+/// Those of the figures, without the shares.
 fn verdicts(comparison: &Comparison) -> Vec<Verdict> {
-    comparison.rows[0].changes.iter().map(|change| change.verdict).collect()
+    comparison.rows[0].changes[..4].iter().map(|change| change.verdict).collect()
+}
+
+/// The verdict on one metric.
+fn verdict_on(comparison: &Comparison, metric: &str) -> Verdict {
+    comparison.rows[0].changes.iter().find(|change| change.metric == metric).expect("it is a metric").verdict
+}
+
+/// The same with these counts in the run of each number.
+fn with_counts(mut rows: Vec<Row>, counts: impl Fn(usize) -> (u64, u64)) -> Vec<Row> {
+    for row in &mut rows {
+        let (unanswered, errors) = counts(row.run);
+        let load = row.load.as_mut().expect("it was measured");
+        load["intended"] = json!(10_000);
+        load["unanswered"] = json!(unanswered);
+        load["errors"] = if errors > 0 { json!({"reset": errors}) } else { json!({}) };
+    }
+    rows
 }
 
 #[test]
@@ -93,13 +111,77 @@ fn few_runs_are_not_comparable_and_failures_are_worse() {
     let fail = |row: Row| Row { status: Status::Failed, load: None, ..row };
     let failed = compared(base(), base().into_iter().map(fail).collect());
     assert_eq!((failed.rows[0].verdict, failed.worse), (Verdict::Worse, 1));
-    assert!(show::render(&failed).contains("worse: all 9 runs of B failed"), "{}", show::render(&failed));
+    assert!(show::render(&failed).contains("worse: all 9 runs of B failed, none of A"), "{}", show::render(&failed));
+    let some = |runs: usize| base().into_iter().map(move |row| if row.run < runs { fail(row) } else { row }).collect();
+    let partly = compared(some(1), some(3));
+    assert_eq!((partly.rows[0].verdict, partly.worse), (Verdict::Worse, 1));
+    assert_eq!(partly.rows[0].reason.as_deref(), Some("3 of 9 runs of B failed, 1 of 9 runs of A"));
+    assert!(show::render(&partly).contains("worse: 3 of 9 runs of B failed"), "{}", show::render(&partly));
+    assert_eq!(compared(some(3), some(1)).worse, 0, "fewer failures are no regression");
     let mended = compared(base().into_iter().map(fail).collect(), base());
     assert_eq!(mended.rows[0].verdict, Verdict::NotComparable);
 
     let with_twin = |row: Row| Row { aa: true, twin: Some(Twin::Second), ..row };
     let twins = compared(base(), [base(), study(9e6, 9e6, 500.0, 30e3).into_iter().map(with_twin).collect()].concat());
     assert_eq!((twins.rows[0].runs_after, twins.worse), (9, 0), "the second of the pair is not of the row");
+}
+
+#[test]
+fn a_server_that_answers_less_or_with_errors_is_worse_however_fast_the_rest_is() {
+    let base = || with_counts(study(1e6, 9e6, 500.0, 30e3), |_| (0, 0));
+    let faster = || study(0.5e6, 3e6, 500.0, 20e3);
+    let losing = compared(base(), with_counts(faster(), |run| (400 + 10 * run as u64, 0)));
+    assert_eq!(
+        (verdict_on(&losing, "unserved"), verdict_on(&losing, "errors")),
+        (Verdict::Worse, Verdict::NoDifference)
+    );
+    assert_eq!((verdict_on(&losing, "p99"), losing.rows[0].verdict), (Verdict::Better, Verdict::Worse));
+    let shown = show::render(&losing);
+    assert!(shown.contains("unserved") && shown.contains("+4.40%") && !shown.contains("errors"), "{shown}");
+    let failing = compared(base(), with_counts(faster(), |_| (0, 500)));
+    assert_eq!((verdict_on(&failing, "errors"), failing.worse), (Verdict::Worse, 1));
+    assert_eq!(verdict_on(&compared(with_counts(faster(), |_| (0, 500)), base()), "errors"), Verdict::Better);
+
+    // What one run of nine lost, and what is less than one in a thousand, fails nobody's build.
+    let once = compared(base(), with_counts(faster(), |run| if run == 4 { (300, 1) } else { (0, 0) }));
+    assert_eq!(verdict_on(&once, "unserved"), Verdict::NoDifference);
+    let little = compared(base(), with_counts(faster(), |_| (9, 9)));
+    let both = ["unserved", "errors"].map(|metric| verdict_on(&little, metric));
+    assert_eq!(both, [Verdict::NoDifference; 2]);
+    // Of what is overloaded anyway, as much must change as of anything else.
+    let overloaded = |unserved| with_counts(faster(), move |_| (unserved, 0));
+    let unserved = |before, after| verdict_on(&compared(overloaded(before), overloaded(after)), "unserved");
+    assert_eq!((unserved(5_000, 5_200), unserved(5_000, 5_300)), (Verdict::NoDifference, Verdict::Worse));
+    assert_eq!(unserved(5_000, 4_000), Verdict::Better);
+}
+
+#[test]
+fn two_loads_are_held_to_what_was_lost_and_to_the_same_question() {
+    let with = |change: &dyn Fn(&mut Value)| {
+        let Side::Load(mut report) = load(100, 50_000) else { unreachable!("it is a load") };
+        (report["intended"], report["errors"]) = (json!(50_000), json!({}));
+        change(&mut report);
+        Side::Load(report)
+    };
+    let compared =
+        |change: &dyn Fn(&mut Value)| Comparison::of(("a.json", &with(&|_| ())), ("b.json", &with(change)), THRESHOLD);
+    assert_eq!(verdict_on(&compared(&|_| ()), "unserved"), Verdict::NoDifference);
+    let losing = compared(&|report| report["unanswered"] = json!(500));
+    assert_eq!((verdict_on(&losing, "unserved"), losing.worse), (Verdict::Worse, 1));
+    let failing = compared(&|report| report["errors"] = json!({"timeout": 900_000}));
+    assert_eq!((verdict_on(&failing, "errors"), failing.worse), (Verdict::Worse, 1));
+    assert_eq!(verdict_on(&compared(&|report| report["unanswered"] = json!(20)), "unserved"), Verdict::NoDifference);
+
+    let alike =
+        |one: Value, other: Value| asked::alike(("a.json", &one), ("b.json", &other)).map_err(|e| e.to_string());
+    let search = |rate: f64| json!({"offered_per_s": rate, "search": {"objective": "p99=5ms"}});
+    assert_eq!(alike(search(100.0), search(250.0)), Ok(()));
+    let seeds = |seed| json!({"seed": seed, "threads": seed, "duration_s": 1.0, "phases": []});
+    assert_eq!(alike(seeds(1), json!({})), Ok(()));
+    let told = alike(json!({"depth": 1}), json!({"depth": null})).expect_err("they differ");
+    assert!(told.contains("of depth a.json had 1 and b.json had null"), "{told}");
+    let told = alike(search(100.0), json!({"offered_per_s": null})).expect_err("they differ");
+    assert!(told.contains("of search a.json had \"p99=5ms\""), "{told}");
 }
 
 fn load(scale: u64, requests: u64) -> Side {

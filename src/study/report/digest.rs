@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use crate::study::analysis::{Group, groups};
 use crate::study::estimate::{Estimate, median, ratio};
-use crate::study::row::{Limit, Parameters, Pin, Row, Status, Twin};
+use crate::study::row::{self, Limit, Parameters, Pin, Row, Status, Twin};
 
 /// The parameters that clients decide; all others are the server's.
 const OF_CLIENTS: &[&str] =
@@ -109,12 +109,9 @@ impl Measure {
     }
 }
 
-/// The share of the requests of a run's window that nobody served.
+/// The share of the requests of a run's window that nobody served; 0 without requests.
 pub(super) fn unserved_share(row: &Row) -> f64 {
-    let count = |name: &str| row.figure(&format!("load.{name}")).unwrap_or(0.0);
-    let unserved = count("unsent") + count("unanswered") + count("shed");
-    let intended = row.figure("load.intended").unwrap_or_else(|| count("requests") + unserved);
-    if intended > 0.0 { unserved / intended } else { 0.0 }
+    row.load.as_ref().and_then(row::unserved_share).unwrap_or(0.0)
 }
 
 /// What came due in a run's window, by its length: of a short one not the rate that was asked for, which chance decides.
