@@ -1,5 +1,6 @@
-//! What `files` costs, and whom it disturbs: processor time for each GiB that is sent, beside a bare loop of `sendfile`; and
-//! how far the latency of echo moves while the same daemon looks at files, or hashes them, without a pause.
+//! What `files` costs, and whom it disturbs: processor time for each GiB that is sent, beside a bare loop of `sendfile`; how
+//! three hundred transfers at once use each processor over time; and how far the latency of echo moves while the same daemon
+//! looks at files, or hashes them, without a pause.
 //!
 //! Servers are processes of their own and take turns in shuffled order, each anew for each turn; `bare` is there twice: the
 //! ratio of that pair is 1 in truth, so that its interval is what the rounds can resolve. `bare` has a thread for each
@@ -43,7 +44,7 @@ const HASHED_FILES: usize = 10;
 #[derive(Parser)]
 #[command(name = "files", about = "Sends files beside a bare sendfile loop, and disturbs echo with them")]
 struct Arguments {
-    /// What is measured; both, one after the other, unless it says which
+    /// What is measured; all, one after the other, unless it says which
     #[arg(long)]
     only: Option<Measured>,
     /// Engines that send, separated by commas
@@ -94,6 +95,7 @@ struct Arguments {
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Measured {
     Get,
+    Transfers,
     Echo,
 }
 
@@ -116,10 +118,14 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     if let Some(path) = &arguments.bare {
         return serve_barely(path, arguments.looping);
     }
-    if arguments.only != Some(Measured::Echo) {
+    let is_asked_for = |measured| arguments.only.is_none_or(|only| only == measured);
+    if is_asked_for(Measured::Get) {
         measure_get(arguments)?;
     }
-    if arguments.only != Some(Measured::Get) {
+    if is_asked_for(Measured::Transfers) {
+        measure_transfers(arguments)?;
+    }
+    if is_asked_for(Measured::Echo) {
         measure_echo(arguments)?;
     }
     Ok(())
@@ -325,6 +331,97 @@ fn transfer(client: &mut Asking, size: usize) -> io::Result<()> {
     }
     let read = io::copy(&mut client.0.by_ref().take(size as u64), &mut io::sink())?;
     if read == size as u64 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+/// How many transfers there are at once, of how many bytes.
+const AT_ONCE: usize = 300;
+const TRANSFER_BYTES: usize = 16 << 20;
+
+/// How often the processors are looked at while transfers run.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Has `maitred load` transfer a file of random bytes on many connections, from each engine once, and draws what each processor
+/// did meanwhile, whoever used it.
+fn measure_transfers(arguments: &Arguments) -> io::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut random = Random::new(arguments.seed);
+    let bytes: Vec<u8> = (0..TRANSFER_BYTES / 8).flat_map(|_| random.next().to_ne_bytes()).collect();
+    fs::write(folder.path().join("file"), bytes)?;
+    println!(
+        "{AT_ONCE} transfers of {TRANSFER_BYTES} B at once for {}, each byte compared; use of each processor by server and \
+         clients together,\n  a letter for {}: 0 a tenth and less, 9 nine tenths and more",
+        show_duration(arguments.window),
+        show_duration(LOOK)
+    );
+    println!("  {:<32} {:>8} {:>11}  of each processor", "server", "GiB/s", "CPU ms/GiB");
+    for engine in &arguments.engines {
+        for send in ["sendfile", "copy"] {
+            let listener = format!("files=tcp://127.0.0.1:0?root={}&send={send}", folder.path().display());
+            let mut serve = Command::new(&arguments.maitred);
+            serve.args(["serve", "--engine", engine, "--listen", &listener]);
+            let server = Server::start(&mut serve)?;
+            let ((report, status), looks) = looking(|| load_files(arguments, &server))?;
+            let per_s = report["achieved_per_s"].as_f64().unwrap_or(f64::NAN);
+            let cpu_ns = report["server"]["cpu_ns_per_request"].as_f64().unwrap_or(f64::NAN);
+            if !status || report["errors"].as_object().is_none_or(|errors| !errors.is_empty()) {
+                return Err(io::Error::other(format!("{engine}, {send}: errors {}", report["errors"])));
+            }
+            let gib = TRANSFER_BYTES as f64 / GIB;
+            let name = format!("{engine}, {send}");
+            println!("  {name:<32} {:>8.2} {:>11.1}  {}", per_s * gib, cpu_ns / 1e6 / gib, looks.join(" "));
+        }
+    }
+    println!();
+    Ok(())
+}
+
+/// The report of such a load, and whether it ended well.
+fn load_files(arguments: &Arguments, server: &Server) -> io::Result<(Value, bool)> {
+    let mut load = Command::new(&arguments.maitred);
+    load.args(["load", &format!("files=tcp://{}", server.addresses[0]), "--path", "file", "--quiet", "--json"]);
+    load.args(["--connections", &AT_ONCE.to_string(), "--duration", &show_duration(arguments.window)]);
+    load.args(["--warmup", "300ms", "--pid", &server.child.id().to_string()]);
+    let output = load.output()?;
+    Ok((serde_json::from_slice(&output.stdout)?, output.status.success()))
+}
+
+/// Does something while the processors are looked at; for each a line of digits.
+fn looking<T>(what: impl FnOnce() -> io::Result<T>) -> io::Result<(T, Vec<String>)> {
+    let is_over = AtomicBool::new(false);
+    let (done, looks) = thread::scope(|scope| {
+        let looker = scope.spawn(|| -> io::Result<Vec<String>> {
+            let mut before = processors()?;
+            let mut lines = vec![String::new(); before.len()];
+            while !is_over.load(Ordering::Relaxed) {
+                thread::sleep(LOOK);
+                let now = processors()?;
+                for ((line, now), before) in lines.iter_mut().zip(&now).zip(&before) {
+                    // The kernel's account of idle time may step back by a tick.
+                    let (busy, all) = (now.0.saturating_sub(before.0), now.1.saturating_sub(before.1).max(1));
+                    line.push(char::from(b'0' + (busy * 10 / all).min(9) as u8));
+                }
+                before = now;
+            }
+            Ok(lines)
+        });
+        let done = what();
+        is_over.store(true, Ordering::Relaxed);
+        (done, looker.join().expect("it does not panic"))
+    });
+    Ok((done?, looks?))
+}
+
+/// For each processor its time in use and all its time, in ticks of the kernel.
+fn processors() -> io::Result<Vec<(u64, u64)>> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let lines = text.lines().filter(|line| line.starts_with("cpu") && !line.starts_with("cpu "));
+    let of = |line: &str| {
+        // user nice system idle iowait irq softirq steal
+        let ticks: Vec<u64> = line.split_whitespace().skip(1).take(8).filter_map(|field| field.parse().ok()).collect();
+        let all: u64 = ticks.iter().sum();
+        (all - ticks.get(3).unwrap_or(&0) - ticks.get(4).unwrap_or(&0), all)
+    };
+    Ok(lines.map(of).collect())
 }
 
 /// What disturbs echo, and by what command.
