@@ -185,6 +185,7 @@ impl Relay {
         let clock = Clock::start();
         let (mut tally, mut calls) = (Tally::default(), Vec::new());
         let before = [self.client.read_bytes + self.upstream.read_bytes, self.written()];
+        let calls_before = self.kernel_calls();
         self.client.begin_turn();
         self.upstream.begin_turn();
         let mut means = Means {
@@ -200,6 +201,8 @@ impl Relay {
         assert!(self.turns < 100_000, "it gets somewhere");
         let moved = [self.client.read_bytes + self.upstream.read_bytes - before[0], self.written() - before[1]];
         assert_eq!(moved, [tally.read_bytes as usize, tally.written_bytes as usize], "it is counted");
+        let called = self.kernel_calls().into_iter().zip(calls_before).map(|(after, before)| after - before);
+        assert!(called.eq([tally.reads, tally.writes]), "each is counted once, in vain or not");
         assert!(moved[0] <= self.case.budget_bytes + self.case.ring_bytes, "the budget, and one ring");
         if self.case.rings == 2 {
             assert_ne!(end, TurnEnd::Starved, "two rings are enough");
@@ -218,6 +221,11 @@ impl Relay {
 
     fn written(&self) -> usize {
         self.client.received.len() + self.upstream.received.len()
+    }
+
+    /// Reads and writes of both.
+    fn kernel_calls(&self) -> [u64; 2] {
+        [self.client.reads + self.upstream.reads, self.client.writes + self.upstream.writes]
     }
 
     /// What upstream is to be told in all.

@@ -318,6 +318,7 @@ fn check(case: Case) {
         assert!(turns <= 8 + retries + 3 * (kernel.acts + moved), "{turns} turns are too many");
     };
     assert_eq!((tally.read_bytes, tally.written_bytes), (kernel.read_bytes as u64, kernel.received.len() as u64));
+    assert_eq!((tally.reads, tally.writes), (kernel.reads, kernel.writes), "each is counted once, in vain or not");
     session.release(&mut leases);
     drop(leases);
     hog.release();

@@ -70,9 +70,11 @@ pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Con
     let tick = AtomicU32::new(now_tick());
     let ticks = Ticks::beginning(now_tick());
     let mut calls = VecDeque::new();
+    let waits = &turns.counters().waits;
     let mut heard = common.orders().stage(common.clock.now_ns());
     let mut reasons = Reasons::RESUME | heard.reasons();
     if !connection.speaks_first && !connection.session.has_news() && heard.reasons().is_empty() {
+        waits.add(1);
         reasons = wait_for(common, connection, &ticks, now_tick());
     }
     loop {
@@ -105,11 +107,13 @@ pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Con
             (TurnEnd::Again, None) => Reasons::RESUME,
             (TurnEnd::Starved, None) => {
                 turns.put_rings_away();
+                waits.add(1);
                 wait(None, Interest { input: false, output: false }, Some(MEMORY_PAUSE));
                 Reasons::RESUME
             }
             (TurnEnd::Idle, None) => {
                 turns.put_rings_away();
+                waits.add(1);
                 wait_for(common, connection, &ticks, tick.load(Ordering::Relaxed))
             }
         };
@@ -128,6 +132,7 @@ pub(super) fn answer(common: &Common, counters: &TurnCounters, endpoint: &Endpoi
             Outcome::Over => return endpoint.close(open, common),
             Outcome::Idle | Outcome::Blocked => {
                 let output = outcome == Outcome::Blocked;
+                counters.waits.add(1);
                 wait(Some(open.as_fd()), Interest { input: !output, output }, left_of_drain(common));
             }
         }

@@ -4,9 +4,9 @@
 //! names the blocks and which counters it knows; what it does not know is absent from the summary, never zero.
 
 use super::common::Common;
-use crate::metrics::counters::{BATCH_SIZES, PollCounters, TurnCounters};
+use crate::metrics::counters::{Count, DatagramCounters, PollCounters, SIZE_CLASSES, TurnCounters};
 use crate::metrics::stages::{self, StageRecorder};
-use crate::metrics::summary::{ACCEPTING, Datagrams, POLLING, PollSummary, Summary, TURNS, TurnSummary};
+use crate::metrics::summary::{ACCEPTING, Datagrams, POLLING, PollSummary, Summary, TURNS, TurnSummary, WAITING};
 use crate::session::handler::Closed;
 
 /// The blocks that one engine's counters are in.
@@ -54,18 +54,42 @@ impl<'a> Books<'a> {
         .collect()
     }
 
+    fn endpoints(&self) -> impl Iterator<Item = &'a DatagramCounters> {
+        self.common.desks.iter().flat_map(|desk| &desk.endpoints).map(|endpoint| &endpoint.counters)
+    }
+
     fn datagrams(&self) -> Option<Datagrams> {
-        let endpoints = self.common.desks.iter().flat_map(|desk| &desk.endpoints);
-        Datagrams::of(&endpoints.map(|endpoint| &endpoint.counters).collect::<Vec<_>>())
+        Datagrams::of(&self.endpoints().collect::<Vec<_>>())
+    }
+
+    /// See [`Summary::system_calls`]. Also what this engine tells nobody else, such as how often fronts wait that wait for
+    /// listeners alone: a counter that nothing writes adds nothing.
+    fn system_calls(&self) -> u64 {
+        let by_turns = self.turns.iter().flat_map(|turns| {
+            let TurnCounters { reads, writes, waits, parks, yields, worker_wakes, poller_wakes, .. } = turns;
+            [reads, writes, waits, parks, yields, worker_wakes, poller_wakes]
+        });
+        let by_fronts = self.desks().flat_map(|desk| [&desk.accept_calls, &desk.polls, &desk.parks, &desk.wakes]);
+        let by_endpoints = self.endpoints().flat_map(|endpoint| [&endpoint.receive_batches, &endpoint.send_batches]);
+        by_turns.chain(by_fronts).chain(by_endpoints).map(Count::read).sum::<u64>() + self.accepted_elsewhere
+    }
+
+    /// What all desks have counted by classes of sizes.
+    pub(super) fn classes(&self, counts: fn(&PollCounters) -> &[Count; SIZE_CLASSES]) -> Vec<u64> {
+        let class = |class: usize| self.desks().map(|desk| counts(desk)[class].read()).sum();
+        (0..SIZE_CLASSES).map(class).collect()
+    }
+
+    /// Counters of turns that every engine of this kind keeps.
+    fn known_turns(&self) -> Vec<&'static str> {
+        let own: &[&str] = if self.polls_sessions { &["again"] } else { WAITING };
+        [TURNS, own].concat()
     }
 
     /// What every engine can tell; the rest is added by those that can.
     pub(super) fn summary(&self) -> Summary {
-        let mut known = [TURNS, ACCEPTING].concat();
-        if self.polls_sessions {
-            known.extend_from_slice(POLLING);
-            known.push("again");
-        }
+        let polled: &[&str] = if self.polls_sessions { POLLING } else { &[] };
+        let (known_turns, known_polls) = (self.known_turns(), [ACCEPTING, polled].concat());
         let [queue_stage, service_stage] = stages::merge(self.stages.iter().copied());
         Summary {
             schema: "maitred.summary/1",
@@ -79,13 +103,12 @@ impl<'a> Books<'a> {
             estimates: None,
             datagrams: self.datagrams(),
             processes: None,
-            batch_sizes: self.polls_sessions.then(|| {
-                let class = |class: usize| self.desks().map(|counters| counters.batch_sizes[class].read()).sum();
-                (0..BATCH_SIZES).map(class).collect()
-            }),
-            poller: PollSummary::of(self.desks(), &known),
+            batch_sizes: self.polls_sessions.then(|| self.classes(|desk| &desk.batch_sizes)),
+            queue_depths: None,
+            system_calls: self.system_calls(),
+            poller: PollSummary::of(self.desks(), &known_polls),
             poller_turns: None,
-            worker_turns: self.turns.iter().map(|&turns| TurnSummary::of([turns], &known)).collect(),
+            worker_turns: self.turns.iter().map(|&turns| TurnSummary::of([turns], &known_turns)).collect(),
             queue_stage,
             service_stage,
             log_lines_dropped: 0,
@@ -96,7 +119,7 @@ impl<'a> Books<'a> {
     pub(super) fn summary_of_many(&self) -> Summary {
         let mut summary = self.summary();
         summary.workers = self.common.live();
-        summary.worker_turns = vec![TurnSummary::of(self.turns.iter().copied(), TURNS)];
+        summary.worker_turns = vec![TurnSummary::of(self.turns.iter().copied(), &self.known_turns())];
         summary
     }
 

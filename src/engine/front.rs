@@ -22,7 +22,7 @@ use super::common::{Common, Desk, Errand, Resize, Stage};
 use super::{Change, Command, Served};
 use crate::config::Limits;
 use crate::error::Error;
-use crate::metrics::counters::batch_class;
+use crate::metrics::counters::size_class;
 use crate::net::alarm::Alarm;
 use crate::net::listener::BACKLOG;
 use crate::net::poller::{Batch, Ready, WAKE_KEY};
@@ -260,7 +260,7 @@ impl<F: Floor> Front<F> {
         counters.polls.add(1);
         counters.events.add(events);
         counters.events_max.raise(events);
-        counters.batch_sizes[batch_class(events)].add(1);
+        counters.batch_sizes[size_class(events)].add(1);
     }
 
     fn schedule_endpoint(&mut self, number: usize, reasons: Reasons) {
@@ -296,6 +296,7 @@ impl<F: Floor> Front<F> {
         let desk = &self.common.desks[self.number];
         // What the same batch of events brought has closed the listener.
         let Some(Some(acceptor)) = self.acceptors.get_mut(listener) else { return false };
+        desk.counters.accept_calls.add(1);
         let admission = acceptor.accept(&mut self.floor.bell(desk), self.now_ns);
         match admission {
             Admission::Connection(socket) => {

@@ -269,6 +269,8 @@ impl<'a> Turns<'a> {
         let counters = self.counters;
         counters.read_bytes.add(tally.read_bytes);
         counters.written_bytes.add(tally.written_bytes);
+        counters.reads.add(tally.reads);
+        counters.writes.add(tally.writes);
         if tally.read_blocks + tally.write_blocks > 0 {
             counters.read_blocks.add(tally.read_blocks);
             counters.write_blocks.add(tally.write_blocks);

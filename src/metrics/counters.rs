@@ -69,6 +69,11 @@ pub struct TurnCounters {
     pub read_bytes: Count,
     /// Bytes written to sockets.
     pub written_bytes: Count,
+    /// System calls that read from sockets, those that would have blocked too; a splice into a pipe is one.
+    pub reads: Count,
+    /// System calls that wrote to sockets, those that would have blocked too; a splice out of a pipe is one, and so is a
+    /// part of a file that the kernel sends.
+    pub writes: Count,
     /// Reads that would have blocked.
     pub read_blocks: Count,
     /// Writes that would have blocked or were cut short.
@@ -81,6 +86,8 @@ pub struct TurnCounters {
     pub again: Count,
     /// Times the queue was full for a session to be put back, so that it was served on the spot.
     pub carried: Count,
+    /// Times that a thread waited in the kernel for the one session or endpoint that it has.
+    pub waits: Count,
     /// Times this thread parked because the queue was empty.
     pub parks: Count,
     /// Times it gave up its processor before it would have parked.
@@ -106,12 +113,15 @@ impl TurnCounters {
             post_wakes,
             read_bytes,
             written_bytes,
+            reads,
+            writes,
             read_blocks,
             write_blocks,
             budget_stops,
             starved,
             again,
             carried,
+            waits,
             parks,
             yields,
             worker_wakes,
@@ -127,12 +137,15 @@ impl TurnCounters {
         post_wakes.move_to(&totals.post_wakes);
         read_bytes.move_to(&totals.read_bytes);
         written_bytes.move_to(&totals.written_bytes);
+        reads.move_to(&totals.reads);
+        writes.move_to(&totals.writes);
         read_blocks.move_to(&totals.read_blocks);
         write_blocks.move_to(&totals.write_blocks);
         budget_stops.move_to(&totals.budget_stops);
         starved.move_to(&totals.starved);
         again.move_to(&totals.again);
         carried.move_to(&totals.carried);
+        waits.move_to(&totals.waits);
         parks.move_to(&totals.parks);
         yields.move_to(&totals.yields);
         worker_wakes.move_to(&totals.worker_wakes);
@@ -143,12 +156,18 @@ impl TurnCounters {
     }
 }
 
-/// Classes of batch sizes: the last begins at 2¹⁰.
-pub const BATCH_SIZES: usize = 12;
+/// Classes of sizes, of batches and of the queue: none, 1, 2 to 3, 4 to 7, and so on by powers of two. The last begins at
+/// 2¹⁰.
+pub const SIZE_CLASSES: usize = 12;
 
-/// The class of a batch of so many events.
-pub fn batch_class(events: u64) -> usize {
-    ((u64::BITS - events.leading_zeros()) as usize).min(BATCH_SIZES - 1)
+/// The class of so many.
+pub fn size_class(count: u64) -> usize {
+    ((u64::BITS - count.leading_zeros()) as usize).min(SIZE_CLASSES - 1)
+}
+
+/// The most that is of this class; none of the last, which has no end.
+pub fn most_of_class(class: usize) -> Option<u64> {
+    (class < SIZE_CLASSES - 1).then(|| (1 << class) - 1)
 }
 
 /// What the poller has done. Written by the poll loop only.
@@ -163,14 +182,17 @@ pub struct PollCounters {
     pub broken_opens: Count,
     /// Times accepting paused because descriptors or memory ran out.
     pub accept_pauses: Count,
+    /// Times that a listener was asked for a connection, also when there was none. What the kernel accepts by itself is not
+    /// asked for.
+    pub accept_calls: Count,
     /// Calls that waited for readiness.
     pub polls: Count,
     /// Events of sessions that they brought.
     pub events: Count,
     /// The most that one call brought.
     pub events_max: Count,
-    /// Calls by what they brought: none, 1, 2 to 3, 4 to 7, and so on by powers of two; the last holds all above.
-    pub batch_sizes: [Count; BATCH_SIZES],
+    /// Calls by what they brought, in the classes of [`size_class`].
+    pub batch_sizes: [Count; SIZE_CLASSES],
     /// Events that found their session queued or running.
     pub noted: Count,
     /// Events of sessions that had ended.
@@ -179,6 +201,10 @@ pub struct PollCounters {
     pub queued: Count,
     /// The deepest that the queue was seen.
     pub queue_depth_max: Count,
+    /// Batches put into the service queue, by how deep it was then, in the classes of [`size_class`]: as the poller saw it
+    /// right behind the batch, with what others have taken meanwhile gone. Each batch counts once, however often the poller
+    /// looks again before the next.
+    pub queue_depths: [Count; SIZE_CLASSES],
     /// Times a worker was woken.
     pub wakes: Count,
     /// Times a worker was woken because the ones awake were seen to be in long turns.
@@ -245,4 +271,19 @@ pub struct DatagramCounters {
     pub unsendable: Count,
     /// Times that the socket took no more for now.
     pub send_blocks: Count,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_holds_what_is_above_the_one_before() {
+        assert_eq!([0, 1, 2, 3, 4, 1_023, 1_024, u64::MAX].map(size_class), [0, 1, 2, 2, 3, 10, 11, 11]);
+        for class in 0..SIZE_CLASSES - 1 {
+            let most = most_of_class(class).expect("it is not the last");
+            assert_eq!((size_class(most), size_class(most + 1)), (class, class + 1));
+        }
+        assert_eq!(most_of_class(SIZE_CLASSES - 1), None);
+    }
 }

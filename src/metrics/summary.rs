@@ -47,6 +47,16 @@ pub struct Summary {
     /// where sessions are not polled for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_sizes: Option<Vec<u64>>,
+    /// Batches that the poller put into the service queue, by how deep that was then, in the same classes. Absent where
+    /// there is no such queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_depths: Option<Vec<u64>>,
+    /// System calls that were counted, of all threads and processes that serve: reads and writes, waits, accepts, batches of
+    /// datagrams, parks and yields, wakes. There were more: not counted are those that arm and watch, open, shut down and
+    /// close, set the alarm, read the clock where that is one, connect to targets, ring another thread's poller, work on
+    /// files, and start threads or processes. A park and a wake count as one each, though one that comes before its thread
+    /// has fallen asleep needs none.
+    pub system_calls: u64,
     /// What those who accept and poll did.
     pub poller: PollSummary,
     /// Turns that the poller ran itself, where it may.
@@ -144,16 +154,16 @@ macro_rules! snapshot {
 snapshot! {
     /// What one thread's turns came to.
     TurnSummary of TurnCounters {
-        turns, calls, jobs_refused, jobs_waited, posts, posts_refused, post_wakes, read_bytes, written_bytes, read_blocks, write_blocks,
-        budget_stops, starved, again, carried, parks, yields, worker_wakes, poller_wakes,
+        turns, calls, jobs_refused, jobs_waited, posts, posts_refused, post_wakes, read_bytes, written_bytes, reads, writes,
+        read_blocks, write_blocks, budget_stops, starved, again, carried, waits, parks, yields, worker_wakes, poller_wakes,
     }
 }
 
 snapshot! {
     /// What the poller did.
     PollSummary of PollCounters {
-        accepted, turned_away, broken_opens, accept_pauses, polls, events, events_max, noted, stale, queued, queue_depth_max, wakes,
-        long_turn_wakes, parks, full_queue_waits, assisted, timer_visits,
+        accepted, turned_away, broken_opens, accept_pauses, accept_calls, polls, events, events_max, noted, stale, queued,
+        queue_depth_max, wakes, long_turn_wakes, parks, full_queue_waits, assisted, timer_visits,
     }
 }
 
@@ -198,10 +208,13 @@ impl Summary {
 }
 
 /// Counters of whoever accepts, on every engine.
-pub const ACCEPTING: &[&str] = &["accepted", "turned_away", "broken_opens", "accept_pauses"];
+pub const ACCEPTING: &[&str] = &["accepted", "turned_away", "broken_opens", "accept_pauses", "accept_calls"];
 
 /// Counters of whoever waits for the readiness of sessions.
 pub const POLLING: &[&str] = &["polls", "events", "events_max", "noted", "stale", "timer_visits"];
+
+/// Counters of turns of whoever waits for one session alone.
+pub const WAITING: &[&str] = &["waits"];
 
 /// Counters of a turn, on every engine.
 pub const TURNS: &[&str] = &[
@@ -214,6 +227,8 @@ pub const TURNS: &[&str] = &[
     "post_wakes",
     "read_bytes",
     "written_bytes",
+    "reads",
+    "writes",
     "read_blocks",
     "write_blocks",
     "budget_stops",
@@ -299,6 +314,8 @@ impl Summary {
         }
         self.write_mail(out)?;
         self.write_datagrams(out)?;
+        let (reads, writes) = (self.sum(|turns| turns.reads), self.sum(|turns| turns.writes));
+        writeln!(out, "kernel     calls {} or more  reads {reads}  writes {writes}", self.system_calls)?;
         write!(out, "accepting")?;
         write_known(out, &[("turned away", poller.turned_away), ("pauses", poller.accept_pauses)])?;
         write_known(out, &[("timeouts looked at", poller.timer_visits)])?;
@@ -319,12 +336,17 @@ impl Summary {
         Ok(())
     }
 
+    /// Of all who run turns.
+    fn sum(&self, count: fn(&TurnSummary) -> Option<u64>) -> u64 {
+        self.worker_turns.iter().chain(&self.poller_turns).filter_map(count).sum()
+    }
+
     /// Where anything was posted or called.
     fn write_mail(&self, out: &mut impl fmt::Write) -> fmt::Result {
-        let all = || self.worker_turns.iter().chain(&self.poller_turns);
-        let sum = |count: fn(&TurnSummary) -> Option<u64>| all().filter_map(count).sum::<u64>();
-        let (posts, refused, wakes) = (sum(|t| t.posts), sum(|t| t.posts_refused), sum(|t| t.post_wakes));
-        let (calls, inline, waited) = (sum(|t| t.calls), sum(|t| t.jobs_refused), sum(|t| t.jobs_waited));
+        let (posts, refused, wakes) =
+            (self.sum(|t| t.posts), self.sum(|t| t.posts_refused), self.sum(|t| t.post_wakes));
+        let (calls, inline, waited) =
+            (self.sum(|t| t.calls), self.sum(|t| t.jobs_refused), self.sum(|t| t.jobs_waited));
         if posts + refused + wakes + calls > 0 {
             write!(out, "mail       posts {posts}  refused {refused}  told {wakes} times")?;
             writeln!(out, "   calls {calls}  jobs run inline {inline}  in line {waited}")?;
@@ -408,4 +430,26 @@ fn write_turns(out: &mut fmt::Formatter<'_>, name: &str, turns: &TurnSummary) ->
         shown(turns.yields),
         shown(turns.poller_wakes)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn what_an_engine_counts_is_told_even_if_it_is_zero_and_what_it_does_not_is_absent() {
+        let [first, second] = [TurnCounters::default(), TurnCounters::default()];
+        first.reads.add(3);
+        second.reads.add(4);
+        second.waits.add(5);
+        let told = |known: &[&str]| -> Value {
+            serde_json::to_value(TurnSummary::of([&first, &second], known)).expect("numbers serialise")
+        };
+        let without = told(TURNS);
+        assert_eq!((&without["reads"], &without["writes"]), (&json!(7), &json!(0)));
+        assert_eq!(without.get("waits"), None, "{without}");
+        assert_eq!(told(&[TURNS, WAITING].concat())["waits"], 5);
+    }
 }

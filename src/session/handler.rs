@@ -515,6 +515,10 @@ pub struct Tally {
     pub read_bytes: u64,
     /// Bytes written to the stream.
     pub written_bytes: u64,
+    /// System calls that read from the stream, those that would have blocked too.
+    pub reads: u64,
+    /// System calls that wrote to the stream, those that would have blocked too.
+    pub writes: u64,
     /// Reads that would have blocked.
     pub read_blocks: u64,
     /// Writes that would have blocked, or were cut short.

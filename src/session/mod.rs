@@ -312,7 +312,9 @@ impl Session {
         }
         let Some(memory) = self.inbound.lend(leases) else { return Ok(false) };
         let room = memory.0.len() + memory.1.len();
-        match with_io_slices(memory, |slices| stream.read(slices)) {
+        let read = with_io_slices(memory, |slices| stream.read(slices));
+        tally.reads += stream.kernel_calls();
+        match read {
             Ok(0) => {
                 self.may_read = false;
                 self.ended = true;

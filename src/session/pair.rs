@@ -395,6 +395,7 @@ impl Flow {
             self.bulk.turn_off();
             return Ok(true);
         };
+        turn.means.tally.reads += 1;
         match self.bulk.fill(from, turn.left_bytes) {
             Ok(0) => (readiness.may_read, readiness.ended) = (false, true),
             Ok(count) => {
@@ -421,6 +422,7 @@ impl Flow {
             return Ok(false);
         }
         let to = sink.descriptor().expect("a pipe is filled for a sink that can be spliced to");
+        tally.writes += 1;
         match self.bulk.drain(to) {
             Ok(count) => {
                 tally.written_bytes += count as u64;
@@ -460,7 +462,9 @@ impl Flow {
         let means = &mut *turn.means;
         let Some(memory) = self.ring.lend(means.leases) else { return Ok(false) };
         let room = memory.0.len() + memory.1.len();
-        match with_io_slices(memory, |slices| source.read(slices)) {
+        let read = with_io_slices(memory, |slices| source.read(slices));
+        means.tally.reads += source.kernel_calls();
+        match read {
             Ok(0) => {
                 (readiness.may_read, readiness.ended) = (false, true);
                 if matches!(self.stage, Stage::Dropping(_)) {
@@ -501,7 +505,9 @@ impl Flow {
         let mut gather = Gather::<MOST_SLICES>::new();
         gather.push(&ends.header[*ends.header_sent..]);
         self.ring.gather(&mut gather);
-        let count = match sink.write(gather.slices()) {
+        let written = sink.write(gather.slices());
+        tally.writes += sink.kernel_calls();
+        let count = match written {
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             written => written?,
         };

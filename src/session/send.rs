@@ -66,6 +66,7 @@ impl Session {
             Sending::Vectored => stream.write(gather.slices()),
             Sending::Each => stream.write_each(gather.slices()),
         };
+        tally.writes += stream.kernel_calls();
         let count = match result {
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
@@ -95,7 +96,9 @@ impl Session {
         }
         let has_more = part.bytes > PART_BYTES;
         part.bytes = part.bytes.min(PART_BYTES);
-        match stream.send_file(&part) {
+        let sent = stream.send_file(&part);
+        tally.writes += stream.kernel_calls();
+        match sent {
             Ok(count) => {
                 if has_more && count == part.bytes {
                     // The others have their turn, and then this one has another.

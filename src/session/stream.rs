@@ -46,6 +46,12 @@ pub trait Stream {
         Ok(())
     }
 
+    /// System calls that its last read, write or [`send_file`](Stream::send_file) took: one, but where bytes wait in memory
+    /// until the kernel takes them or has brought them.
+    fn kernel_calls(&self) -> u64 {
+        1
+    }
+
     /// Sends the FIN: nothing more will be written.
     fn finish(&mut self) -> io::Result<()>;
 

@@ -72,6 +72,9 @@ pub(crate) struct Kernel {
     pub(crate) finished: bool,
     /// What the peer did so far.
     pub(crate) acts: usize,
+    /// How often it was read from and written to, in vain too.
+    pub(crate) reads: u64,
+    pub(crate) writes: u64,
     calls: usize,
 }
 
@@ -100,6 +103,8 @@ impl Kernel {
             fin_read: false,
             finished: false,
             acts: 0,
+            reads: 0,
+            writes: 0,
             calls: 0,
             peer,
         }
@@ -275,6 +280,7 @@ impl Stream for Kernel {
         );
         assert!(!self.fin_read, "nothing is read behind the FIN");
         self.begin_call();
+        self.reads += 1;
         if self.arrived.is_empty() {
             return match (self.reset, self.fin_arrived) {
                 (true, _) if self.told => Ok(0),
@@ -307,6 +313,7 @@ impl Stream for Kernel {
         assert!(!slices.is_empty() && slices.iter().all(|slice| !slice.is_empty()), "a write of nothing");
         assert!(!self.finished, "nothing is written behind the FIN");
         self.begin_call();
+        self.writes += 1;
         if self.reset {
             let error = self.broken();
             self.told = error.kind() != ErrorKind::BrokenPipe;

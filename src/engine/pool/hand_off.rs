@@ -12,6 +12,7 @@
 //! Read next: `wake_rule.rs` for the decisions, `parking.rs` for the sleeping, `worker.rs` for the other half.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::wake_rule::{RECHECK, Scene, TIMED_TURNS, TurnWatch, WakeRule};
 use super::{NONE_LEFT, Shared};
 use crate::engine::reactor::Request;
 use crate::engine::turns::Turns;
+use crate::metrics::counters::size_class;
 
 /// How long the poller may be parked: it also accepts and looks at commands.
 const LONGEST_PARK: Duration = Duration::from_millis(1);
@@ -69,11 +71,11 @@ impl<'a> HandOff<'a> {
         self.count_workers();
         self.assist(ready);
         let queued = ready.len();
-        self.put_ready(ready, alarm_ns);
+        let mut is_new = self.put_ready(ready, alarm_ns) > 0;
         let mut parked_ns = 0;
         loop {
             let backlog = self.shared.queue.len();
-            self.shared.desk().counters.queue_depth_max.raise(backlog as u64);
+            self.note_depth(backlog as u64, mem::take(&mut is_new));
             if backlog == 0 {
                 return;
             }
@@ -87,6 +89,15 @@ impl<'a> HandOff<'a> {
             if is_at_most(self.shared.queue.len(), low_water) {
                 return;
             }
+        }
+    }
+
+    /// The queue was seen to be this deep, right behind a batch or at a later look.
+    fn note_depth(&self, depth: u64, behind_batch: bool) {
+        let counters = &self.shared.desk().counters;
+        counters.queue_depth_max.raise(depth);
+        if behind_batch {
+            counters.queue_depths[size_class(depth)].add(1);
         }
     }
 
@@ -104,8 +115,8 @@ impl<'a> HandOff<'a> {
         self.shared.roster.staying().saturating_sub(idle)
     }
 
-    /// Moves `ready` into the queue. When that is full, waits until a worker has made room.
-    fn put_ready(&mut self, ready: &mut VecDeque<Request>, alarm_ns: u64) {
+    /// Moves `ready` into the queue, and says how many went. When that is full, waits until a worker has made room.
+    fn put_ready(&mut self, ready: &mut VecDeque<Request>, alarm_ns: u64) -> u64 {
         let shared = self.shared;
         let counters = &shared.desk().counters;
         let mut put: u64 = 0;
@@ -124,6 +135,7 @@ impl<'a> HandOff<'a> {
             }
         }
         counters.queued.add(put);
+        put
     }
 
     /// Parks until the queue holds at most `low_water` requests, or a while has passed; for how long it did.

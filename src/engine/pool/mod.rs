@@ -225,7 +225,8 @@ impl Running for Pool {
 
     fn summary(&self) -> Summary {
         let shared = &self.shared;
-        let mut summary = shared.books().summary();
+        let books = shared.books();
+        let mut summary = books.summary();
         let known = [crate::metrics::summary::TURNS, OWN_TURNS].concat();
         let each = |place: &Place| TurnSummary::of([&place.counters], &known);
         summary.workers = shared.roster.staying();
@@ -233,6 +234,7 @@ impl Running for Pool {
         summary.poller_turns = Some(each(&shared.poller));
         let own = PollSummary::of([&shared.desk().counters], OWN_POLLS);
         summary.poller.add_known(own);
+        summary.queue_depths = Some(books.classes(|desk| &desk.queue_depths));
         summary.estimates = Some(Learnt {
             worker_turn_ns: shared.estimates.turn_times.worker_turn_ns(),
             poller_turn_ns: shared.estimates.turn_times.poller_turn_ns(),

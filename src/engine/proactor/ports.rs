@@ -143,14 +143,8 @@ impl Port {
 impl Ports {
     /// None yet.
     pub(super) fn new(ring: Ring) -> Ports {
-        Ports {
-            ring,
-            ports: Vec::new(),
-            inbox: Inbox::new(),
-            outbox: Outbox::new(),
-            leaving: HashMap::new(),
-            left: Vec::new(),
-        }
+        let (inbox, outbox, leaving) = (Inbox::new(), Outbox::new(), HashMap::new());
+        Ports { ring, ports: Vec::new(), inbox, outbox, leaving, left: Vec::new() }
     }
 
     /// Gives a new session its port.
@@ -344,7 +338,7 @@ struct PortWire<'a> {
 impl Wire for PortWire<'_> {
     fn stream<'a>(&'a mut self, socket: &'a Socket) -> impl Stream + 'a {
         let Ports { ring, ports, inbox, outbox, .. } = &mut *self.ports;
-        PortStream { port: &mut ports[self.index], ring, inbox, outbox, socket }
+        PortStream { port: &mut ports[self.index], ring, inbox, outbox, socket, kernel_calls: 0 }
     }
 }
 
@@ -355,10 +349,13 @@ struct PortStream<'a> {
     inbox: &'a mut Inbox,
     outbox: &'a mut Outbox,
     socket: &'a Socket,
+    /// Since the last read or write began; the ring's own are counted with its waits.
+    kernel_calls: u64,
 }
 
 impl Stream for PortStream<'_> {
     fn read(&mut self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.kernel_calls = 0;
         self.check()?;
         let mut count = 0;
         for slice in &mut *slices {
@@ -371,6 +368,7 @@ impl Stream for PortStream<'_> {
             Input::Receiving { .. } | Input::Polling => Err(ErrorKind::WouldBlock.into()),
             Input::Over(how) => mem::replace(how, Ok(())).map(|()| 0),
             Input::Resting => {
+                self.kernel_calls = 1;
                 let count = self.socket.read(slices);
                 if matches!(count, Ok(0)) {
                     self.port.input = Input::Over(Ok(()));
@@ -381,6 +379,7 @@ impl Stream for PortStream<'_> {
     }
 
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.kernel_calls = 0;
         self.flush()?;
         let (mut count, is_short) = match mem::replace(&mut self.port.output, Output::Nothing) {
             Output::Nothing => (0, slices.iter().map(|slice| slice.len()).sum::<usize>() <= SEND_BYTES),
@@ -396,6 +395,7 @@ impl Stream for PortStream<'_> {
         }
         let rest = unsent(slices, count);
         if !rest.is_empty() {
+            self.kernel_calls += 1;
             count += self.write_directly(&rest)?;
         }
         if let Some(first) = unsent(slices, count).first() {
@@ -413,17 +413,23 @@ impl Stream for PortStream<'_> {
 
     /// By a system call: the ring's own way from a file to a socket is two operations and a pipe.
     fn send_file(&mut self, part: &Part) -> io::Result<usize> {
+        self.kernel_calls = 0;
         self.flush()?;
         if let Output::Polling = self.port.output {
             return Err(ErrorKind::WouldBlock.into());
         }
         assert!(matches!(self.port.output, Output::Nothing), "a part is offered when all before it has left");
+        self.kernel_calls += 1;
         let sent = self.socket.send_file(&part.file, part.from, part.bytes);
         if sent.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
             self.ring.poll_output(self.socket.as_fd(), self.port.key << 1 | SEND);
             self.port.output = Output::Polling;
         }
         sent
+    }
+
+    fn kernel_calls(&self) -> u64 {
+        self.kernel_calls
     }
 
     fn take_error(&mut self) -> io::Result<()> {
@@ -441,6 +447,7 @@ impl Stream for PortStream<'_> {
     fn flush(&mut self) -> io::Result<()> {
         self.check()?;
         if let Output::Returned(Copied { place, from, to }) = self.port.output {
+            self.kernel_calls += 1;
             let rest = IoSlice::new(self.outbox.bytes(Copied { place, from, to }));
             let copied = Copied { place, from: from + self.write_directly(&[rest])? as u16, to };
             match copied.from < to {
