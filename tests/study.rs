@@ -94,6 +94,10 @@ fn four_tiny_runs_leave_four_rows_that_say_everything() {
         assert!(load["server"]["cpu_ns_per_request"].is_number(), "the server is accounted for: {load}");
         assert_eq!((&server["engine"], count_of(server, "/workers")), (&json!("pool"), row.parameters.workers as u64));
         assert_eq!(count_of(server, "/accepted"), 8);
+        let effort = row.effort.as_ref().expect("the server counts it");
+        let [calls, empty] =
+            [effort.system_calls_per_request, effort.queue_empty_share].map(|part| part.expect("it does"));
+        assert!((1.0..100.0).contains(&calls) && (0.0..=1.0).contains(&empty), "{effort:?}");
         let predicted = row.predicted.as_ref().expect("it is an open loop");
         assert_eq!((predicted.servers, predicted.by.as_str()), (row.parameters.workers, "trace"));
     }

@@ -9,12 +9,13 @@
 //! a question of a machine is the chapter `design/studying.md`.
 //!
 //! The modules, in reading order: `row.rs` and `rows.rs` (what a run leaves behind), `plan.rs` (what is run),
-//! `order.rs` (when), `resume.rs` (what of it is left), `run.rs` and `predict.rs` (one run), `host.rs` and `progress.rs` (beside them), `estimate.rs` and
+//! `order.rs` (when), `resume.rs` (what of it is left), `run.rs`, `predict.rs` and `effort.rs` (one run), `host.rs` and `progress.rs` (beside them), `estimate.rs` and
 //! `analysis.rs` (what rows amount to), `table.rs` (the same for people), `report.rs` (the same as a page with
 //! figures), `compare.rs` (two studies).
 
 pub mod analysis;
 pub mod compare;
+pub mod effort;
 pub mod estimate;
 pub mod host;
 pub mod order;

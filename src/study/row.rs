@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::effort::Effort;
+
 /// The name of this format.
 pub const SCHEMA: &str = "maitred.row/1";
 
@@ -53,6 +55,9 @@ pub struct Row {
     pub load: Option<Value>,
     /// The server's summary: `maitred.summary/1`.
     pub server: Option<Value>,
+    /// What the server did for its requests; absent where its summary does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effort: Option<Effort>,
     /// What an ideal system does with the same requests; null in a closed loop, and where nothing is known of the
     /// service time.
     pub predicted: Option<Predicted>,
@@ -205,13 +210,14 @@ pub fn unserved_share(load: &Value) -> Option<f64> {
 
 impl Row {
     /// The number at this path, with dots between the fields: `load.latency_ns.p99`, `server.poller.wakes`,
-    /// `predicted.sojourn_ns.p50`, `parameters.workers`. None if it is absent, null, or no number.
+    /// `effort.queue_depth_p99`, `predicted.sojourn_ns.p50`, `parameters.workers`. None if it is absent, null, or no number.
     pub fn figure(&self, path: &str) -> Option<f64> {
         let (part, rest) = path.split_once('.')?;
         let at = |value: &Value| rest.split('.').try_fold(value, |value, field| value.get(field))?.as_f64();
         match part {
             "load" => at(self.load.as_ref()?),
             "server" => at(self.server.as_ref()?),
+            "effort" => at(&serde_json::to_value(self.effort.as_ref()?).ok()?),
             "predicted" => at(&serde_json::to_value(self.predicted.as_ref()?).ok()?),
             "parameters" => at(&serde_json::to_value(&self.parameters).ok()?),
             _ => None,

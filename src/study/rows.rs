@@ -57,6 +57,9 @@ const FIGURES: &[&str] = &[
     "predicted.sojourn_ns.p90",
     "predicted.sojourn_ns.p99",
     "predicted.sojourn_ns.p99_9",
+    "effort.system_calls_per_request",
+    "effort.queue_empty_share",
+    "effort.queue_depth_p99",
 ];
 
 /// The numbers among the parameters that the table has, by their paths.
@@ -291,6 +294,8 @@ mod tests {
             ("load.achieved_per_s", "499.3333333333333"),
             ("server.poller.wakes", "12"),
             ("predicted.sojourn_ns.mean", "2666666.6666666665"),
+            ("effort.system_calls_per_request", "4.25"),
+            ("effort.queue_depth_p99", ""),
         ];
         for (name, expected) in table {
             assert_eq!(cell(name), expected, "{name}");

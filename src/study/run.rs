@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::effort::Effort;
 use super::order::Run;
 use super::plan::{Cell, Plan};
 use super::predict::predicted;
@@ -101,6 +102,7 @@ impl<'a> Runner<'a> {
             twin: run.twin,
             configuration: cell.configuration.clone(),
             point: cell.point.clone(),
+            effort: server.as_ref().and_then(|server| Effort::of(&parameters, server)),
             limited_by: load.as_ref().map_or_else(Vec::new, |load| limits(&parameters, load)),
             parameters,
             load,

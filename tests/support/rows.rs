@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use maitred::load::demand::Demand;
 use maitred::random::Random;
+use maitred::study::effort::Effort;
 use maitred::study::row::{Limit, Parameters, Phase, Pin, Predicted, Row, SCHEMA, Sojourn, Status, Twin};
 
 /// What was asked of what.
@@ -95,7 +96,7 @@ impl Rows {
         self.add_with(case, |row| {
             row.status = Status::Failed;
             row.reason = Some(reason.to_owned());
-            (row.load, row.server) = (None, None);
+            (row.load, row.server, row.effort) = (None, None, None);
         })
     }
 }
@@ -187,6 +188,11 @@ pub(crate) fn row(case: &Case, repeat: usize, random: &mut Random) -> Row {
             json!({"schema": "maitred.summary/1", "poller": {"wakes": 12, "queued": 48, "polls": 40, "events": 60, "queue_depth_max": 7},
                            "worker_turns": [{"turns": 30}, {"turns": 10}]}),
         ),
+        effort: Some(Effort {
+            system_calls_per_request: Some(4.5),
+            queue_empty_share: Some(0.75),
+            queue_depth_p99: Some(3),
+        }),
         predicted,
     }
 }

@@ -87,9 +87,12 @@ const EFFORTS: &[(&str, Of)] = &[
     ("switches per reply, voluntary", |row| row.figure("load.server.voluntary_switches_per_request")),
     ("involuntary", |row| row.figure("load.server.involuntary_switches_per_request")),
     ("ready without a core, µs per reply", |row| Some(row.figure("load.server.run_delay_ns_per_request")? / 1e3)),
+    ("system calls per request, at least", |row| row.figure("effort.system_calls_per_request")),
     ("wakes per hand-off", |row| part(row, "wakes", "queued")),
     ("events per poll", |row| part(row, "events", "polls")),
     ("parks per poll", |row| part(row, "parks", "polls")),
+    ("queue found empty", |row| row.figure("effort.queue_empty_share")),
+    ("queue at 99 % of batches, at most", |row| row.figure("effort.queue_depth_p99")),
     ("deepest queue", |row| row.figure("server.poller.queue_depth_max")),
     ("busiest worker by the mean", busiest_by_mean),
 ];
@@ -112,8 +115,11 @@ fn efforts_of(mix: &Mix<'_>) -> Table {
     let of = if mix.label.is_empty() { String::new() } else { format!(", {}", mix.label) };
     Table {
         title: format!("What the servers did{of}"),
-        note: "Medians of the runs; –: not counted by that engine. A hand-off is a request that the poller queued. A busiest \
-               worker of 1 means that all had as many turns and calls."
+        note: "Medians of the runs; –: not counted by that engine, or too few batches to say. System calls are those that the \
+               server counts: reads, writes, waits, accepts, parks and wakes; those that arm, close and set timers come on \
+               top. A hand-off is a request that the poller queued. The queue is looked at behind every batch that the \
+               poller has put there: the share of batches that the workers had taken by then, and the depth that 99 % \
+               did not exceed. A busiest worker of 1 means that all had as many turns and calls."
             .to_owned(),
         heads: heads.map(str::to_owned).collect(),
         rows: spots().filter(|(_, spot)| !spot.rows.is_empty()).map(row).collect(),

@@ -50,6 +50,11 @@ pub(crate) fn row() -> Row {
             "server": {"cpu_ns_per_request": 31_000.5},
         })),
         server: Some(json!({"schema": "maitred.summary/1", "poller": {"wakes": 12}})),
+        effort: Some(Effort {
+            system_calls_per_request: Some(4.25),
+            queue_empty_share: Some(0.5),
+            queue_depth_p99: None,
+        }),
         predicted: Some(Predicted {
             system: "one queue, 2 servers".to_owned(),
             by: "formula".to_owned(),
@@ -65,7 +70,7 @@ fn a_row_reads_back_as_the_same_row_and_writes_the_same_bytes() {
     let mut failed = row();
     failed.status = Status::Failed;
     failed.reason = Some("the server said nothing\nfor 5s".to_owned());
-    (failed.load, failed.server, failed.predicted) = (None, None, None);
+    (failed.load, failed.server, failed.effort, failed.predicted) = (None, None, None, None);
     (failed.aa, failed.twin) = (true, Some(Twin::Second));
     failed.parameters.phases = vec![Phase { from_s: 0.0, to_s: 0.1, load: Some(2.0), rate_per_s: 1.0 / 3.0 }];
     for row in [row(), failed] {
@@ -98,10 +103,12 @@ fn figures_are_found_by_their_path_and_what_is_absent_is_none() {
         ("load.achieved_per_s", Some(499.3333333333333)),
         ("load.server.cpu_ns_per_request", Some(31_000.5)),
         ("server.poller.wakes", Some(12.0)),
+        ("effort.system_calls_per_request", Some(4.25)),
         ("predicted.sojourn_ns.mean", Some(2_666_666.6666666665)),
         ("predicted.utilization", Some(0.5)),
         ("parameters.workers", Some(2.0)),
         ("load.latency_ns.p99_9", None),
+        ("effort.queue_depth_p99", None),
         ("predicted.sojourn_ns.p99", None),
         ("load.latency_ns", None),
         ("load.schema", None),
@@ -114,8 +121,11 @@ fn figures_are_found_by_their_path_and_what_is_absent_is_none() {
     for (path, figure) in table {
         assert_eq!(row.figure(path), figure, "{path}");
     }
-    let empty = Row { load: None, ..row };
+    let empty = Row { load: None, effort: None, ..row };
     assert_eq!(empty.figure("load.latency_ns.p99"), None);
+    assert_eq!(empty.figure("effort.system_calls_per_request"), None);
+    assert!(!empty.to_line().contains("effort"), "a row without it is as it was before there was any");
+    assert_eq!(Row::from_line(&empty.to_line()).as_ref(), Ok(&empty));
 }
 
 #[test]
