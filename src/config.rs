@@ -131,8 +131,8 @@ pub enum AtOnce {
 }
 
 impl Config {
-    /// The configuration that these flags and the file they name amount to. Called again, with the same flags, to
-    /// reload.
+    /// The configuration that these flags and the file they name amount to. To reload it, see
+    /// [`resolve_again`](Config::resolve_again).
     ///
     /// # Errors
     /// The first thing that is wrong, as [`Error::Usage`] for a flag and [`Error::Configuration`] for the file.

@@ -458,6 +458,30 @@ fn a_reload_may_change_workers_and_what_can_be_tuned_and_no_other_setting() {
 }
 
 #[test]
+fn a_reload_refuses_a_file_that_names_no_listener_any_more() {
+    let one = "[[listen]]\nservice = \"echo\"\nscheme = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
+    let reload = |before: &str, after: &str, more: &[&str]| {
+        let file = written(before);
+        let flags = flags(&[&["--config", file.path.to_str().expect("the path is text")], more].concat());
+        let old = Config::resolve(&flags, ENGINES).expect("the file is right");
+        fs::write(&file.path, after).expect("a file");
+        let path = format!("{}: ", file.path.display());
+        let new = old.resolve_again(&flags, ENGINES);
+        new.map(|new| new.settings.budget_bytes).map_err(|error| error.to_string().replace(&path, "F: "))
+    };
+    let refused = "F: listen: no listener is named any more; expected at least one [[listen]] table, as before";
+    for emptied in ["", "# nothing\n", "budget = 9\n"] {
+        assert_eq!(reload(one, emptied, &[]), Err(refused.to_owned()));
+    }
+    assert_eq!(reload(one, &format!("budget = 9\n{one}"), &[]), Ok(9));
+    // A file that never named any, because the flags do or because the defaults are wanted.
+    let flag = ["--listen", "echo=tcp://127.0.0.1:0"];
+    assert_eq!(reload("", "budget = 9\n", &flag), Ok(9));
+    assert_eq!(reload(one, "budget = 9\n", &flag), Ok(9), "the flags replace what it named");
+    assert_eq!(reload("budget = 9\n", "", &[]), Ok(Settings::default().budget_bytes));
+}
+
+#[test]
 fn settings_that_no_file_and_no_flag_let_through_are_checked_alike() {
     let wrong = |change: fn(&mut Settings)| {
         let mut settings = Settings::default();

@@ -202,6 +202,23 @@ fn an_address_that_is_taken_changes_nothing() {
 }
 
 #[test]
+fn a_file_that_was_emptied_changes_nothing() {
+    for_each_engine(One, &[], |engine| {
+        let filed = Filed::start(engine, "", &[ECHO]);
+        let server = filed.daemon.address();
+        for emptied in ["", "# nothing at all"] {
+            let said = filed.reload(emptied, &[]);
+            assert!(said.contains("listen: no listener is named any more; expected at least one"), "{said}");
+            assert!(!said.contains("listening ") && !said.contains("wait for a restart"), "{said}");
+            Client::connect(server).echo(b"as before");
+        }
+        filed.reload("", &[ECHO]);
+        Client::connect(server).echo(b"still as before");
+        filed.daemon.drain();
+    });
+}
+
+#[test]
 fn nobody_is_lost_while_listeners_come_and_go() {
     for_each_engine(Many, LEFT_OUT, |engine| {
         let filed = Filed::start(engine, "", &[ECHO]);

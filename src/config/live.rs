@@ -2,6 +2,34 @@
 
 use super::keys::{self, KEYS, Key, Live, Unfit};
 use super::{Config, EngineInfo, Listener, Settings, poll_misfit};
+use crate::cli::ServeArgs;
+use crate::error::Error;
+
+impl Config {
+    /// What the same flags and the file amount to now, to go on with instead of this one.
+    ///
+    /// # Errors
+    /// Those of [`Config::resolve`], and a file that named listeners and names none any more. Whoever wants the defaults
+    /// restarts: a file that was emptied by mistake, or is just being written, must not close what is served.
+    pub fn resolve_again(&self, args: &ServeArgs, engines: &'static [EngineInfo]) -> Result<Config, Error> {
+        let new = Config::resolve(args, engines)?;
+        match &new.config_path {
+            Some(file) if self.names_listeners() && !new.names_listeners() => Err(Error::Configuration {
+                file: file.clone(),
+                line: None,
+                key: Some("listen".to_owned()),
+                problem: "no listener is named any more".to_owned(),
+                expected: "at least one [[listen]] table, as before".to_owned(),
+            }),
+            _ => Ok(new),
+        }
+    }
+
+    /// Whether somebody has named the listeners; otherwise they are the defaults.
+    fn names_listeners(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.asked_for)
+    }
+}
 
 /// The keys whose values differ between the two configurations and that a daemon with this engine cannot change while it
 /// runs; of listeners only that they wait with another engine, since the daemon knows what it can do with them.

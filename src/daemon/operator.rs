@@ -130,7 +130,8 @@ impl Operations {
             warn!("SIGHUP: the old configuration stays in force: {} is no regular file", path.display());
             return;
         }
-        let new = match Config::resolve(&self.args, ENGINES) {
+        let resolved = self.config().resolve_again(&self.args, ENGINES);
+        let new = match resolved {
             Ok(new) => new,
             Err(reason) => {
                 warn!("SIGHUP: the old configuration stays in force: {reason}");
