@@ -302,6 +302,25 @@ fn a_speech_that_nobody_hears_stops_and_runs_into_the_write_timeout() {
 }
 
 #[test]
+fn what_the_kernel_took_first_is_no_second_write_timeout() {
+    for_each_engine(Many, LEFT_OUT, |engine| {
+        // The deaf one's kernel acknowledges a little after the socket was full. A session that falls silent at the same
+        // time is the clock: its timeout lies between one write timeout and two.
+        let flags = ["--listen", "chargen=tcp://127.0.0.1:0", "--listen", "echo=tcp://127.0.0.1:0"];
+        let timeouts = ["--write-timeout", "3s", "--idle-timeout", "5s"];
+        let daemon = Daemon::echo(engine.name, &[flags, timeouts].concat());
+        let [speech, echo] = daemon.process.addresses()[..] else { panic!("two listeners") };
+        let mut deaf = Client::connect(speech);
+        deaf.0.read_exact(&mut [0]).expect("a speech that begins");
+        let mut silent = Client::connect(echo);
+        silent.echo(b"the last word");
+        wait_until("the daemon has given one of them up", || daemon.summary_now()[1] < 2);
+        let summary = daemon.drain();
+        assert_eq!((summary.closed("write_timeout"), summary.closed("idle_timeout")), (1, 0), "{summary:?}");
+    });
+}
+
+#[test]
 fn silence_ends_a_session_and_spares_the_others() {
     for_each_engine(One, LEFT_OUT, |engine| {
         let daemon = Daemon::echo(engine.name, &["--idle-timeout", "3s"]);

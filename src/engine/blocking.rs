@@ -73,9 +73,11 @@ pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Con
     let waits = &turns.counters().waits;
     let mut heard = common.orders().stage(common.clock.now_ns());
     let mut reasons = Reasons::RESUME | heard.reasons();
+    // When the peer was last tried, or owed nothing.
+    let mut tried = now_tick();
     if !connection.speaks_first && !connection.session.has_news() && heard.reasons().is_empty() {
         waits.add(1);
-        reasons = wait_for(common, connection, &ticks, now_tick());
+        reasons = wait_for(common, connection, &ticks, tried, now_tick());
     }
     loop {
         tick.store(now_tick(), Ordering::Relaxed);
@@ -95,6 +97,9 @@ pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Con
             ticks.last_ready.store(tick.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         let end = turns.run(connection, &mut Calls, &ticks, reasons, &tick, None);
+        if reasons.intersects(Reasons::TIMER) || ticks.blocked.load(Ordering::Relaxed) == 0 {
+            tried = tick.load(Ordering::Relaxed);
+        }
         listed.add(turns.moved);
         calls.append(&mut turns.placed);
         reasons = match (end, calls.pop_front()) {
@@ -114,7 +119,7 @@ pub(super) fn serve(common: &Common, turns: &mut Turns<'_>, connection: &mut Con
             (TurnEnd::Idle, None) => {
                 turns.put_rings_away();
                 waits.add(1);
-                wait_for(common, connection, &ticks, tick.load(Ordering::Relaxed))
+                wait_for(common, connection, &ticks, tried, tick.load(Ordering::Relaxed))
             }
         };
     }
@@ -145,8 +150,9 @@ fn left_of_drain(common: &Common) -> Option<Duration> {
     over_ns.map(|over_ns| Duration::from_nanos(over_ns.saturating_sub(common.clock.now_ns())))
 }
 
-/// Waits for what the session waits for; why it is to have a turn then.
-fn wait_for(common: &Common, connection: &Connection, ticks: &Ticks, tick: u32) -> Reasons {
+/// Waits for what the session waits for; why it is to have a turn then. `tried` is the tick at which its peer last was, or was
+/// owed nothing.
+fn wait_for(common: &Common, connection: &Connection, ticks: &Ticks, tried: u32, tick: u32) -> Reasons {
     let session = &connection.session;
     let interest = Interest { input: session.wants_input(), output: session.is_write_blocked() };
     let orders = common.orders();
@@ -156,7 +162,8 @@ fn wait_for(common: &Common, connection: &Connection, ticks: &Ticks, tick: u32) 
         .map_or(u32::MAX, |limit_ticks| left(ticks.last_ready.load(Ordering::Relaxed), limit_ticks));
     let write_left = match ticks.blocked.load(Ordering::Relaxed) {
         0 => u32::MAX,
-        since => left(since, orders.write_ticks()),
+        // tried-in-eighths
+        since => left(since, orders.write_ticks()).min(left(tried, orders.try_ticks())),
     };
     let timers = TICK * idle_left.min(write_left).max(1);
     let mut timeout = left_of_drain(common).map_or(timers, |over| over.min(timers));

@@ -293,6 +293,10 @@ pub(super) struct Orders {
     low_water: AtomicUsize,
 }
 
+/// How often a session whose peer takes nothing is tried in the shorter timeout (*tried-in-eighths*, `turns.rs`). More of them
+/// would cost visits of all sessions, fewer let a silent peer stay longer than was said.
+const TRIES: u32 = 8;
+
 /// How [`LowWater`] is kept in one word.
 const LOW_WATER_AUTO: usize = usize::MAX;
 const LOW_WATER_OFF: usize = usize::MAX - 1;
@@ -351,6 +355,11 @@ impl Orders {
 
     pub(super) fn write_ticks(&self) -> u32 {
         self.write_ticks.load(Ordering::Relaxed)
+    }
+
+    /// How often a session is tried whose peer takes nothing (*tried-in-eighths*).
+    pub(super) fn try_ticks(&self) -> u32 {
+        self.idle_ticks().min(self.write_ticks()).div_ceil(TRIES)
     }
 
     /// Goes on to `stage`, never back.

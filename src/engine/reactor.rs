@@ -424,7 +424,7 @@ impl Sessions {
         if speaks_first || has_mail || stage != Stage::Open {
             let _ = self.schedule(key, Reasons::RESUME | Reasons::POSTED | stage.reasons(), now_ns);
         }
-        let visit_ticks = self.shortest_timeout_ticks().min(look_every(look_ticks));
+        let visit_ticks = self.longest_visit_ticks().min(look_every(look_ticks));
         self.wheel.insert(key.index(), tick, visit_ticks);
         Ok(Some(now_ns + u64::from(visit_ticks) * TICK.as_nanos() as u64))
     }
@@ -444,30 +444,31 @@ impl Sessions {
         self.reactor.budget.awaited.store(false, Ordering::SeqCst);
     }
 
-    /// Sessions whose timeouts may have passed.
+    /// Sessions whose timeouts may have passed, and those whose peers take nothing, to be tried (*tried-in-eighths*).
     pub(super) fn poll_overdue(&mut self, now_ns: u64) -> Vec<Key> {
         let reactor = Arc::clone(&self.reactor);
         let tick = Clock::tick_of(now_ns);
-        let (idle_ticks, write_ticks) = (reactor.common.orders().idle_ticks(), reactor.common.orders().write_ticks());
+        let orders = reactor.common.orders();
+        let (idle_ticks, write_ticks) = (orders.idle_ticks(), orders.write_ticks());
+        let longest = self.longest_visit_ticks();
         let mut overdue = Vec::new();
         self.wheel.advance(tick, |index| {
             reactor.desk().counters.timer_visits.add(1);
             let key = reactor.table.key_at(index)?;
             let ticks = &reactor.table.slot(key).ticks;
             let idle_left = left_ticks(tick, ticks.last_ready.load(Ordering::Relaxed), idle_ticks);
-            let write_left = match ticks.blocked.load(Ordering::Relaxed) {
-                0 => write_ticks,
-                since => left_ticks(tick, since, write_ticks),
+            let (is_blocked, write_left) = match ticks.blocked.load(Ordering::Relaxed) {
+                0 => (false, write_ticks),
+                since => (true, left_ticks(tick, since, write_ticks)),
             };
             let look_ticks = look_every(ticks.look.load(Ordering::Relaxed));
             let look_left = left_ticks(tick, ticks.last_ready.load(Ordering::Relaxed), look_ticks);
-            let left = idle_left.min(write_left).min(look_left);
-            if left == 0 {
+            let left = [idle_left, write_left, look_left];
+            if is_blocked || left.contains(&0) {
                 overdue.push(key);
             }
             // A session that is spared or not yet done with its turn is looked at again after a while.
-            let next = if left == 0 { idle_ticks.min(write_ticks) } else { left };
-            Some(next.min(look_ticks).min(LONGEST_VISIT))
+            left.into_iter().filter(|left| *left > 0).chain([look_ticks, longest]).min()
         });
         overdue
     }
@@ -497,9 +498,9 @@ impl Sessions {
         }
     }
 
-    fn shortest_timeout_ticks(&self) -> u32 {
-        let orders = self.reactor.common.orders();
-        orders.idle_ticks().min(orders.write_ticks()).min(LONGEST_VISIT)
+    /// One that is blocked from just after a visit on is tried at the next.
+    fn longest_visit_ticks(&self) -> u32 {
+        self.reactor.common.orders().try_ticks().min(LONGEST_VISIT)
     }
 }
 

@@ -5,8 +5,8 @@
 //! therefore moves nothing here: a store into the slot, which is touched anyway, is all the bookkeeping there is.
 //!
 //! Invariant *visited-in-time*: a live slot is visited no later than its nearest deadline, because it is put back at
-//! most the shorter of the two timeouts away, and a deadline that begins after a visit lies no nearer than that. When a
-//! timeout becomes shorter all slots are put in anew.
+//! most an eighth of the shorter timeout away (*tried-in-eighths*, `turns.rs`), and a deadline that begins after a visit lies
+//! no nearer than that. When a timeout becomes shorter all slots are put in anew.
 //!
 //! A visit only schedules a turn, and the turn looks again before it ends the session. Read next: `turns.rs`.
 

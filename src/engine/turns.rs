@@ -4,7 +4,12 @@
 //! to itself (`blocking.rs`). Each thread has its own [`Turns`], with its own free list of rings and its own counters.
 //!
 //! Timeouts: a timer only makes a turn. The turn tries what the session waits for, and only one that moved nothing looks
-//! at the clock once more and ends the session. Read next: `reactor.rs`.
+//! at the clock once more and ends the session.
+//!
+//! Invariant *tried-in-eighths*: while its peer is owed bytes that the socket refuses, a session has such a turn at least
+//! every eighth of the shorter timeout. The kernel does not report a little room, only a try finds it, and the peer may
+//! have made it at any time since the try before. So its silence counts from an eighth after it began at the latest, and
+//! not from the end of the timeout. Read next: `reactor.rs`.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -234,7 +239,12 @@ impl<'a> Turns<'a> {
             }
             // One that waits for memory is not silent: what it sent may still lie in the kernel.
             TurnEnd::Idle if is_timed => {
-                poll_overdue(self.common, connection, ticks, tick).map_or(end, TurnEnd::Closed)
+                let overdue = poll_overdue(self.common, connection, ticks, tick);
+                if overdue.is_none() && connection.idle_ticks(self.common.orders()).is_none() {
+                    // One that is spared is next asked after a whole timeout, not at each visit.
+                    note_activity();
+                }
+                overdue.map_or(end, TurnEnd::Closed)
             }
             TurnEnd::Starved => {
                 self.counters.starved.add(1);
