@@ -3,14 +3,15 @@
 //! [`Daemon`] is the library's way in: construction either works or says why, and what it hands back can be asked,
 //! drained and joined. [`serve`] is the program around it: ready lines, signals and the console, the summary at exit.
 //!
-//! Read next: `daemon/operator.rs`, what signals and operators bring about; `daemon/reload.rs`, listeners that change.
+//! Read next: `daemon/operator.rs`, what signals and operators bring about; `daemon/reload.rs`, listeners that change;
+//! `daemon/circles.rs`, relays that are refused.
 
+mod circles;
 mod operator;
 mod reload;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{Receiver, channel};
@@ -136,7 +137,6 @@ fn guarded(
     let rate = |per_s: Option<NonZeroU32>| per_s.map(|per_s| Rate { per_s, burst: per_s });
     let guarded = sockets.into_iter().map(|(socket, service)| {
         let address = socket.address();
-        check_targets(address, &*service)?;
         let answers = settings.is_public || address.ip().is_loopback();
         if !answers {
             let name = service.name();
@@ -153,22 +153,6 @@ fn guarded(
         Endpoint::new(socket, service, Arc::new(Guard::new(&policy))).map_err(refused)
     });
     guarded.collect()
-}
-
-/// Refuses a relay of datagrams that is its own target: what it forwards would come back as another client's, for ever.
-fn check_targets(address: SocketAddr, service: &dyn Service) -> Result<(), Error> {
-    let Some(upstream) = service.datagram_upstream() else { return Ok(()) };
-    let is_here = |target: SocketAddr| {
-        let is_all = address.ip().is_unspecified() && target.ip().is_loopback();
-        target.port() == address.port() && (is_all || target.ip() == address.ip())
-    };
-    match (0..upstream.len()).find(|target| is_here(upstream.address(*target))) {
-        Some(target) => {
-            let reason = io::Error::other(format!("its target {} is itself", upstream.name(target)));
-            Err(Error::resource(format!("relay on udp://{address}"), reason))
-        }
-        None => Ok(()),
-    }
 }
 
 /// A listener that is really bound.
@@ -248,6 +232,7 @@ impl Daemon {
             };
             bound.push(Bound { asked: asked.clone(), address });
         }
+        circles::check(&bound.iter().filter_map(Bound::place).collect::<Vec<_>>())?;
         let endpoints = guarded(sockets, &settings.datagrams)?;
         let clock = Clock::start();
         let start = Start::new(settings, listeners, endpoints, most_sessions.min(MOST_SESSIONS), clock);

@@ -15,6 +15,7 @@ mod targets;
 use std::io::{ErrorKind, Read, Write};
 use std::mem::ManuallyDrop;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use maitred::config::AtOnce::{Many, One};
@@ -24,7 +25,7 @@ use rustix::process::Signal;
 use client::{Client, DEADLINE, text, wait_until};
 use daemon::Daemon;
 use engines::{LeftOut, check_left_out, for_each_engine};
-use process::command;
+use process::{Process, command};
 
 const LEFT_OUT: &[LeftOut] = &[LeftOut {
     test: "no_descriptor_is_left_behind",
@@ -62,6 +63,17 @@ fn target() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("it is bound");
     (listener, address)
+}
+
+/// An address that a daemon can be told before it has it: held by a socket beside which one that listens may be bound.
+fn reserved() -> (OwnedFd, String) {
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let socket = socket.expect("a socket");
+    sockopt::set_socket_reuseaddr(&socket, true).expect("a socket has the option");
+    rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+    let address = rustix::net::getsockname(&socket).expect("it is bound");
+    let address = SocketAddr::try_from(address).expect("an address of IPv4");
+    (socket, address.to_string())
 }
 
 fn expect_reset(mut client: Client) {
@@ -426,4 +438,33 @@ fn what_is_much_goes_through_pipes_and_what_is_little_among_it_as_well() {
 #[test]
 fn engines_are_left_out_of_tests_that_there_are() {
     check_left_out(LEFT_OUT, include_str!("relay.rs"));
+}
+
+#[test]
+fn a_relay_that_leads_back_to_itself_is_refused_with_the_target() {
+    let [(_first, first), (_second, second)] = [(); 2].map(|()| reserved());
+    let port = first.rsplit_once(':').expect("a port").1;
+    let to = |listener: &str, target: &str| format!("relay=tcp://{listener}?to=tcp://{target}");
+    let circle = "leads back to it";
+    for (listeners, listener, wrong, how) in [
+        (vec![to(&first, &first)], &*first, &*first, "is itself"),
+        (vec![format!("{}&to=tcp://{first}", to(&first, "127.0.0.1:9"))], &first, &first, "is itself"),
+        (vec![to(&format!("0.0.0.0:{port}"), &first)], &format!("0.0.0.0:{port}"), &first, "is itself"),
+        (vec![to(&first, &second), to(&second, &first)], &first, &second, circle),
+        (vec!["echo=tcp://127.0.0.1:0".to_owned(), to(&second, &first), to(&first, &second)], &second, &first, circle),
+    ] {
+        let flags: Vec<&str> = listeners.iter().flat_map(|listener| ["--listen", listener]).collect();
+        let mut process = Process::spawn_until_ready_or_over(&mut command(&flags));
+        process.wait_for_message(&format!("cannot relay on tcp://{listener}: its target {wrong} {how}"));
+        assert_eq!(process.wait().code(), Some(1), "{listeners:?}");
+    }
+}
+
+#[test]
+fn relays_behind_one_another_are_served() {
+    let (_held, end) = reserved();
+    let (first, end) = (format!("relay=tcp://127.0.0.1:0?to=tcp://{end}"), format!("echo=tcp://{end}"));
+    let daemon = Daemon::start("pool", &["--listen", &first, "--listen", &end]);
+    Client::connect(daemon.address()).echo(b"there and back");
+    daemon.drain();
 }

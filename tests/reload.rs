@@ -219,6 +219,31 @@ fn a_file_that_was_emptied_changes_nothing() {
 }
 
 #[test]
+fn a_relay_that_would_lead_back_to_itself_changes_nothing() {
+    for_each_engine(One, &[], |engine| {
+        if engine.relistens.is_err() {
+            return;
+        }
+        let relay = |target: SocketAddr| {
+            format!("service = \"relay\"\nscheme = \"tcp\"\naddress = \"127.0.0.1:0\"\nto = \"tcp://{target}\"\n")
+        };
+        let filed = Filed::start(engine, "", &[ECHO]);
+        let first = filed.daemon.address();
+        let said = filed.reload("", &[&relay(first)]);
+        let reason = format!("stays in force: cannot relay on tcp://{first}: its target {first} is itself");
+        assert!(said.contains(&reason) && !said.contains("offers"), "{said}");
+        Client::connect(first).echo(b"as before");
+
+        let second = opened(&filed.reload("", &[ECHO, &relay(first)]));
+        let said = filed.reload("", &[&relay(second), &relay(first)]);
+        let reason = format!("stays in force: cannot relay on tcp://{first}: its target {second} leads back to it");
+        assert!(said.contains(&reason) && !said.contains("offers"), "{said}");
+        Client::connect(first).echo(b"still as before");
+        filed.daemon.drain();
+    });
+}
+
+#[test]
 fn nobody_is_lost_while_listeners_come_and_go() {
     for_each_engine(Many, LEFT_OUT, |engine| {
         let filed = Filed::start(engine, "", &[ECHO]);

@@ -229,6 +229,7 @@ fn a_relay_that_makes_no_sense_is_refused_with_the_reason() {
     for (listener, reason) in [
         (format!("relay=udp://{free}?to=udp://{free}"), "is itself"),
         (format!("relay=udp://0.0.0.0:{}?to=udp://{free}", free.port()), "is itself"),
+        (format!("relay=udp://[::]:{}?to=udp://127.0.0.1:9&to=udp://{free}", free.port()), "is itself"),
         (format!("relay=tcp://{free}?to=udp://127.0.0.1:9"), "is not reached by tcp"),
         (format!("relay=udp://{free}?to=tcp://127.0.0.1:9"), "is not reached by udp"),
         (format!("relay=udp://{free}?to=udp://127.0.0.1:9&proxy=v2"), "proxy"),

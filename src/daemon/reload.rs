@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Daemon;
+use super::circles::{self, Place};
 use crate::config::{Address, Config, Listener as Asked, Scheme};
 use crate::engine::{Change, Served};
 use crate::error::Error;
@@ -34,6 +35,12 @@ pub(super) struct Bound {
 }
 
 impl Bound {
+    /// The same, of one that is not in the file system.
+    pub(super) fn place(&self) -> Option<Place<'_>> {
+        let address = self.address.ip()?;
+        Some(Place { asked: &self.asked, address })
+    }
+
     /// Where it is, of one that the engine has.
     fn on_network(&self) -> SocketAddr {
         self.address.ip().expect("only a console is elsewhere, and stays")
@@ -67,7 +74,8 @@ impl Daemon {
     /// Goes on with the listeners of this configuration, as far as the engine can change them while it serves.
     ///
     /// # Errors
-    /// A new address that cannot be bound, or a service that cannot serve: then nothing has changed.
+    /// A new address that cannot be bound, a service that cannot serve, or a relay that would lead back to itself: then
+    /// nothing has changed.
     pub fn listen(&self, config: &Config) -> Result<Relistened, Error> {
         let mut bound = self.bound.lock().expect("no thread panics while it holds this lock");
         let mut plan = Plan::new(&bound, &config.listeners);
@@ -79,6 +87,7 @@ impl Daemon {
             plan.fates.iter().filter_map(|fate| if let Fate::Offers(asked) = fate { Some(asked) } else { None });
         offered.chain(&plan.added).try_for_each(prepare)?;
         let listeners = plan.added.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+        circles::check(&plan.places(&bound, &listeners))?;
 
         let mut changes = Vec::new();
         let mut left = Vec::new();
@@ -159,6 +168,17 @@ impl Plan {
             reason.is_none()
         });
         waiting
+    }
+
+    /// What there will be, once the new ones are bound to these.
+    fn places<'a>(&'a self, bound: &'a [Bound], listeners: &[Listener]) -> Vec<Place<'a>> {
+        let left = bound.iter().zip(&self.fates).filter_map(|(one, fate)| match fate {
+            Fate::Stays => one.place(),
+            Fate::Offers(asked) => one.place().map(|place| Place { asked, ..place }),
+            Fate::Goes => None,
+        });
+        let added = self.added.iter().zip(listeners);
+        left.chain(added.map(|(asked, listener)| Place { asked, address: listener.address() })).collect()
     }
 
     fn is_empty(&self) -> bool {

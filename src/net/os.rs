@@ -1,6 +1,7 @@
-//! The machine: processors, descriptor limits, timer slack.
+//! The machine: processors, descriptor limits, addresses, timer slack.
 
 use std::io;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -37,6 +38,12 @@ pub fn raise_descriptor_limit() -> usize {
 /// Descriptors that this process has open.
 pub fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1))
+}
+
+/// Whether what is sent to the address stays on this machine: a socket can be bound to such a one only.
+pub fn is_local(mut address: SocketAddr) -> bool {
+    address.set_port(0);
+    !address.ip().is_multicast() && UdpSocket::bind(address).is_ok()
 }
 
 /// Waits until the descriptor is readable.

@@ -102,6 +102,11 @@ impl<U> Upstream<U> {
         self.targets.is_empty()
     }
 
+    /// All of them: what people call each, and where it is.
+    pub fn targets(&self) -> impl Iterator<Item = (&str, SocketAddr)> {
+        self.targets.iter().map(|target| (target.name.as_str(), target.address))
+    }
+
     /// What people call this one.
     pub fn name(&self, target: usize) -> &str {
         &self.targets[target].name
