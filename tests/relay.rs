@@ -455,16 +455,17 @@ fn a_relay_that_leads_back_to_itself_is_refused_with_the_target() {
     ] {
         let flags: Vec<&str> = listeners.iter().flat_map(|listener| ["--listen", listener]).collect();
         let mut process = Process::spawn_until_ready_or_over(&mut command(&flags));
-        process.wait_for_message(&format!("cannot relay on tcp://{listener}: its target {wrong} {how}"));
+        process.wait_for_message(&format!("cannot relay on tcp://{listener}: its target tcp://{wrong} {how}"));
         assert_eq!(process.wait().code(), Some(1), "{listeners:?}");
     }
 }
 
 #[test]
 fn relays_behind_one_another_are_served() {
-    let (_held, end) = reserved();
-    let (first, end) = (format!("relay=tcp://127.0.0.1:0?to=tcp://{end}"), format!("echo=tcp://{end}"));
-    let daemon = Daemon::start("pool", &["--listen", &first, "--listen", &end]);
+    let [(_middle, middle), (_end, end)] = [(); 2].map(|()| reserved());
+    let first = format!("relay=tcp://127.0.0.1:0?to=tcp://{middle}");
+    let (middle, end) = (format!("relay=tcp://{middle}?to=tcp://{end}"), format!("echo=tcp://{end}"));
+    let daemon = Daemon::start("pool", &["--listen", &first, "--listen", &middle, "--listen", &end]);
     Client::connect(daemon.address()).echo(b"there and back");
     daemon.drain();
 }

@@ -230,13 +230,14 @@ fn a_relay_that_would_lead_back_to_itself_changes_nothing() {
         let filed = Filed::start(engine, "", &[ECHO]);
         let first = filed.daemon.address();
         let said = filed.reload("", &[&relay(first)]);
-        let reason = format!("stays in force: cannot relay on tcp://{first}: its target {first} is itself");
+        let reason = format!("stays in force: cannot relay on tcp://{first}: its target tcp://{first} is itself");
         assert!(said.contains(&reason) && !said.contains("offers"), "{said}");
         Client::connect(first).echo(b"as before");
 
         let second = opened(&filed.reload("", &[ECHO, &relay(first)]));
         let said = filed.reload("", &[&relay(second), &relay(first)]);
-        let reason = format!("stays in force: cannot relay on tcp://{first}: its target {second} leads back to it");
+        let reason =
+            format!("stays in force: cannot relay on tcp://{first}: its target tcp://{second} leads back to it");
         assert!(said.contains(&reason) && !said.contains("offers"), "{said}");
         Client::connect(first).echo(b"still as before");
         filed.daemon.drain();
