@@ -427,3 +427,29 @@ fn a_comparison_ends_with_3_if_something_is_worse_and_with_0_otherwise() {
     assert_eq!(code, Some(78));
     assert!(told.contains("other.json: is no report of a load; expected the directory of a study"), "{told}");
 }
+
+/// Chapters rest on these.
+#[test]
+fn the_rows_that_ship_are_whole_and_of_plans_that_ship() {
+    let design = Path::new(env!("CARGO_MANIFEST_DIR")).join("design");
+    let plans =
+        || fs::read_dir(design.join("experiments")).expect("it is there").map(|plan| plan.expect("it is").path());
+    let mut unasked: BTreeSet<_> = plans().map(|plan| plan.file_stem().expect("it has a name").to_owned()).collect();
+    for day in fs::read_dir(design.join("data")).expect("it is there") {
+        for folder in fs::read_dir(day.expect("it is").path()).expect("it is a folder") {
+            let folder = folder.expect("it is").path();
+            if !folder.join("plan.toml").is_file() {
+                continue;
+            }
+            let rows = rows::read(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+            let failed = rows.iter().filter(|row| row.status != Status::Ok).count();
+            let runs: BTreeSet<usize> = rows.iter().map(|row| row.run).collect();
+            let last = runs.last().copied().expect("there are rows");
+            assert_eq!((failed, runs.len(), rows.len()), (0, last + 1, last + 1), "{}", folder.display());
+            let compared = output(maitred("compare", &[]).arg(&folder).arg(&folder));
+            assert_eq!(compared.status.code(), Some(0), "{}", text(&compared.stdout));
+            unasked.remove(folder.file_name().expect("it has a name"));
+        }
+    }
+    assert!(unasked.is_empty(), "without rows under design/data: {unasked:?}");
+}
