@@ -97,8 +97,16 @@ fn signals_end_a_watch_and_a_reader_that_has_gone_does_so_quietly() {
     }
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
-    let output = cell("watch", &place.path, &[]).stdout(writer).stderr(Stdio::piped()).output();
-    let output = output.expect("the program starts");
+    let watch = cell("watch", &place.path, &[]).stdout(writer).stderr(Stdio::piped()).spawn();
+    let mut watch = watch.expect("the program starts");
+    let (cell_file, mut changes) = (place.open(), 0);
+    // A child of another test that is not its program yet has the reader as well; so there must be something to write later.
+    wait_until("the watch ends", || {
+        changes += 1;
+        set(&cell_file, &changes.to_string());
+        watch.try_wait().expect("it is ours").is_some()
+    });
+    let output = watch.wait_with_output().expect("it has ended");
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 
     let full = File::options().write(true).open("/dev/full").expect("Linux has it");
