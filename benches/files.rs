@@ -380,7 +380,8 @@ fn load_files(arguments: &Arguments, server: &Server) -> io::Result<(Value, bool
     let mut load = Command::new(&arguments.maitred);
     load.args(["load", &format!("files=tcp://{}", server.addresses[0]), "--path", "file", "--quiet", "--json"]);
     load.args(["--connections", &AT_ONCE.to_string(), "--duration", &show_duration(arguments.window)]);
-    load.args(["--warmup", "300ms", "--pid", &server.child.id().to_string()]);
+    // Three hundred at once take seconds each.
+    load.args(["--warmup", "300ms", "--grace", "30s", "--pid", &server.child.id().to_string()]);
     let output = load.output()?;
     Ok((serde_json::from_slice(&output.stdout)?, output.status.success()))
 }
