@@ -355,10 +355,11 @@ fn change(metric: &Metric, before: &Runs<'_>, after: &Runs<'_>, threshold: f64) 
     let estimate = match (metric.reading, singles) {
         (Reading::Share(of), Some((one, other))) => share::difference_of_loads(one, other, of),
         (Reading::Share(_), None) => difference_of_means(&old, &new),
-        (Reading::Quantile(_, percent), Some((one, other))) => ratio_of_quantiles(percent, one, other),
-        _ => None,
+        (Reading::Quantile(_, percent), Some((one, other))) => {
+            ratio_of_quantiles(percent, one, other).or_else(|| ratio_of_medians(&old, &new))
+        }
+        _ => ratio_of_medians(&old, &new),
     };
-    let estimate = estimate.or_else(|| if is_share { None } else { ratio_of_medians(&old, &new) });
     let interval = estimate.and_then(|estimate| estimate.interval);
     let middle = |values: &[f64]| if is_share { mean(values) } else { median(values) };
     let (middle_before, center) = (middle(&old), estimate.map(|estimate| estimate.center));
