@@ -359,16 +359,21 @@ fn measure_transfers(arguments: &Arguments) -> io::Result<()> {
             let listener = format!("files=tcp://127.0.0.1:0?root={}&send={send}", folder.path().display());
             let mut serve = Command::new(&arguments.maitred);
             serve.args(["serve", "--engine", engine, "--listen", &listener]);
+            if engine == "prefork" {
+                // One for each client, or the last of them would wait for the others to leave.
+                serve.args(["--max-processes", &AT_ONCE.to_string()]);
+            }
             let server = Server::start(&mut serve)?;
             let ((report, status), looks) = looking(|| load_files(arguments, &server))?;
-            let per_s = report["achieved_per_s"].as_f64().unwrap_or(f64::NAN);
-            let cpu_ns = report["server"]["cpu_ns_per_request"].as_f64().unwrap_or(f64::NAN);
             if !status || report["errors"].as_object().is_none_or(|errors| !errors.is_empty()) {
                 return Err(io::Error::other(format!("{engine}, {send}: errors {}", report["errors"])));
             }
-            let gib = TRANSFER_BYTES as f64 / GIB;
+            // By bytes and not by transfers, which take about as long as the window and end together.
+            let figure = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+            let (gib, window_s) = (figure(&report["bytes_received"]) / GIB, figure(&report["duration_s"]));
+            let cpu_ms = figure(&report["server"]["cpu_util"]) * window_s * 1e3;
             let name = format!("{engine}, {send}");
-            println!("  {name:<32} {:>8.2} {:>11.1}  {}", per_s * gib, cpu_ns / 1e6 / gib, looks.join(" "));
+            println!("  {name:<32} {:>8.2} {:>11.1}  {}", gib / window_s, cpu_ms / gib, looks.join(" "));
         }
     }
     println!();
